@@ -1,0 +1,38 @@
+"""jaxgd: which learning rate? Thousands to millions of gradient descents in one program, each with a verdict."""
+
+from jaxgd.descent import Descent, History, descend
+from jaxgd.outcome import OUTCOMES, verdict
+from jaxgd.sweep import each, replay, sweep
+from jaxgd.table import best, edges
+from jaxgd.update import (
+    gradient_ascent,
+    gradient_ascent_update,
+    gradient_descent,
+    gradient_descent_update,
+    momentum,
+    momentum_update,
+    nesterov,
+    nesterov_update,
+)
+
+__all__ = [
+    "OUTCOMES",
+    "Descent",
+    "History",
+    "best",
+    "descend",
+    "each",
+    "edges",
+    "gradient_ascent",
+    "gradient_ascent_update",
+    "gradient_descent",
+    "gradient_descent_update",
+    "momentum",
+    "momentum_update",
+    "nesterov",
+    "nesterov_update",
+    "replay",
+    "sweep",
+    "verdict",
+]
+__version__ = "0.1.0"

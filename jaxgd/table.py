@@ -1,0 +1,157 @@
+"""Labelled results: what the variables of a sweep are called, which setting is best, where the edges lie."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgd.outcome import CONVERGED, DIVERGED, FIGURES, NEVER, OUTCOMES, PENDING, named
+from jaxgd.sweep import Each, Plan
+
+if TYPE_CHECKING:
+    import xarray
+
+COUNTS = ("best_epoch", "epochs", "target_epoch", "diverged_epoch", "crossings", "minimum", "window", "growths")
+MAYBE_NEVER = ("target_epoch", "diverged_epoch", "minimum")
+REPLICATES = ("seed",)  # dimensions that repeat a setting rather than change it
+
+
+class Variable(NamedTuple):
+    """How one variable of a result is laid out."""
+
+    dimensions: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fill: Any  # of lanes that have not run
+    attributes: dict[str, Any]
+
+
+def variables(plan: Plan) -> dict[str, Variable]:
+    """The variables over the grid, by name."""
+    grid = tuple(dimension.name for dimension in plan.dimensions)
+    real = np.dtype(jax.tree.leaves(plan.outline["params"])[0].dtype) if plan.x64 else np.dtype(np.float32)
+    described = {}
+    for name, meaning in FIGURES.items():
+        dtype, fill = (np.dtype(np.int32), NEVER) if name in COUNTS else (real, np.nan)
+        described[name] = Variable(grid, plan.shape, dtype, fill, {"long_name": meaning})
+    described["outcome"] = Variable(grid, plan.shape, np.dtype(np.int8), PENDING, _flags() | {"long_name": FIGURES["outcome"]})
+    if plan.minima is not None and np.size(plan.minima):
+        described["minimum"].attributes["known_minima"] = np.asarray(plan.minima).tolist()
+    for name, leaf in named("params", plan.outline["params"]).items():
+        inner = tuple(f"{name}.{axis}" for axis in range(len(leaf.shape)))
+        attributes = {"long_name": f"{name} of the last finite state"}
+        described[name] = Variable(grid + inner, plan.shape + leaf.shape, np.dtype(leaf.dtype), np.nan, attributes)
+    if plan.records:
+        attributes = {"long_name": "cost; NaN once the lane has ended"}
+        described["cost_history"] = Variable((*grid, "epoch"), (*plan.shape, len(plan.records)), real, np.nan, attributes)
+    return described
+
+
+def coordinates(plan: Plan) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """What labels the grid: (dimensions, values) by name; vectors and trees get an index and their values beside it."""
+    labels: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+    for dimension in plan.dimensions:
+        for name, values in dimension.axes.items():
+            if isinstance(values, Each):
+                labels[name] = ((dimension.name,), np.array([_label(v) for v in values.values]))
+            elif isinstance(values, np.ndarray) and values.ndim == 1:
+                labels[name] = ((dimension.name,), values)
+            else:
+                labels[name] = ((dimension.name,), np.arange(dimension.size))
+                for path, leaf in named(name, values).items():
+                    path = f"{name}.value" if path == name else path
+                    labels[path] = ((dimension.name, *(f"{path}.{axis}" for axis in range(leaf.ndim - 1))), leaf)
+    if plan.records:
+        labels["epoch"] = (("epoch",), np.asarray(plan.records))
+    return labels
+
+
+def attributes(plan: Plan) -> dict[str, Any]:
+    """What a result says of its run as a whole."""
+    known = {"epochs": plan.epochs, "target": plan.target, "ceiling": plan.ceiling, "minimum": plan.minimum}
+    return {name: value for name, value in known.items() if value is not None and np.isfinite(value)}
+
+
+def empty(plan: Plan) -> dict[str, np.ndarray]:
+    """Arrays for a whole sweep, to be filled box by box."""
+    return {name: np.full(v.shape, v.fill, v.dtype) for name, v in variables(plan).items()}
+
+
+def labelled(plan: Plan, results: dict[str, np.ndarray]) -> "xarray.Dataset":
+    """Results as a Dataset; counts that may be "never" hold NaN there, so that means stay honest."""
+    import xarray
+
+    data = {}
+    for name, variable in variables(plan).items():
+        values = results[name]
+        if name in MAYBE_NEVER:
+            values = np.where(values == NEVER, np.nan, values)
+        data[name] = (variable.dimensions, values, variable.attributes)
+    return xarray.Dataset(data, coords=coordinates(plan), attrs=attributes(plan))
+
+
+def best(table: "xarray.Dataset", by: str = "final_cost") -> "xarray.Dataset":
+    """The best setting: the lowest median over seeds of `by`; never the luckiest lane.
+
+    Lanes that diverged, or never met the target where `by` is `target_epoch`, count as worst. Of
+    equals, the one whose lowest cost came first.
+
+    Returns:
+      The table at that setting; a `seed` dimension stays.
+
+    Raises:
+      ValueError: every lane diverged, or none has run.
+    """
+    values = table[by].where(np.isfinite(table[by]), np.inf)
+    dead = np.isin(table["outcome"], (DIVERGED, PENDING))
+    score = values.where(~dead, np.inf)
+    replicates = [name for name in REPLICATES if name in score.dims]
+    score, haste = score.median(replicates), table["best_epoch"].median(replicates)
+    if not np.isfinite(score).any():
+        raise ValueError("there is no best setting: " + ("no lane met the target" if by == "target_epoch" else "every lane diverged"))
+    haste = haste.where(score == score.min(), np.inf)
+    where = np.unravel_index(np.argmin(haste.values), haste.shape)
+    return table.isel(dict(zip(haste.dims, where)))
+
+
+def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
+    """Where convergence and divergence end along one dimension, for each point of the others.
+
+    Returns:
+      A Dataset over the other dimensions: `low` and `high`, the smallest and the largest value at
+      which a lane converged; `stable`, the largest value at which one did not diverge, and
+      `unstable`, the next value above it (NaN where the grid ends or nothing diverged); `changes`,
+      how often neighbours differ in whether they diverged (more than 1 or 2: the boundary is not one edge).
+
+    Raises:
+      ValueError: the table has no such dimension, or its values are not numbers.
+    """
+    import xarray
+
+    if along not in table.dims:
+        raise ValueError(f"no dimension {along!r}: the table has {', '.join(map(str, table.outcome.dims))}")
+    if table[along].dtype.kind not in "iuf":
+        raise ValueError(f"dimension {along!r} holds names, which have no order and so no edge")
+    table = table.sortby(along)
+    values = table[along].astype(float)
+    converged, diverged = table["outcome"] == CONVERGED, table["outcome"] == DIVERGED
+    stable = values.where(~diverged).max(along)
+    above = values.where((values > stable) & diverged).min(along)
+    return xarray.Dataset(
+        {
+            "low": values.where(converged).min(along),
+            "high": values.where(converged).max(along),
+            "stable": stable,
+            "unstable": above,
+            "changes": (diverged.astype(int).diff(along) != 0).sum(along),
+        }
+    )
+
+
+def _flags() -> dict[str, Any]:
+    return {"flag_values": list(range(len(OUTCOMES))), "flag_meanings": " ".join(OUTCOMES)}
+
+
+def _label(value: Any) -> Any:
+    """Names, numbers and flags label themselves; functions go by their name."""
+    return value if isinstance(value, (str, bool, int, float)) else getattr(value, "__name__", str(value))
