@@ -2,7 +2,8 @@
 
 from jaxgd.descent import Descent, History, descend
 from jaxgd.outcome import OUTCOMES, verdict
-from jaxgd.sweep import each, replay, sweep
+from jaxgd.plan import each
+from jaxgd.sweep import replay, sweep
 from jaxgd.table import best, edges
 from jaxgd.update import (
     gradient_ascent,

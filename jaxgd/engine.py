@@ -76,7 +76,7 @@ def compiled(
     """
     many = jax.tree.map(lambda a: jax.ShapeDtypeStruct((blocks * block, *a.shape), a.dtype), arguments)
     inputs = (many, jax.ShapeDtypeStruct((), jnp.int32), limits)
-    closed, outputs = jax.make_jaxpr(functools.partial(_batch, lane, block), return_shape=True)(*inputs)
+    closed, outputs = jax.make_jaxpr(functools.partial(_batch, lane, block, blocks), return_shape=True)(*inputs)
 
     def with_constants(constants, *leaves):  # constants become arguments: no second copy, no new program
         return jax.core.eval_jaxpr(closed.jaxpr, constants, *leaves)
@@ -154,18 +154,19 @@ def _calls_back(jaxpr: Any) -> bool:
     )
 
 
-def _batch(lane: Callable[..., Descent], block: int, arguments: PyTree, used: Int[Array, ""], limits: Limits) -> dict:
+def _batch(
+    lane: Callable[..., Descent], block: int, blocks: int, arguments: PyTree, used: Int[Array, ""], limits: Limits
+) -> dict[str, Any]:
     """All blocks of a batch, one after the other; those beyond `used` are left as zeros."""
-    descents = jax.vmap(lambda one: _descent(lane(**one), limits), axis_name="lane")
-    blocks = jax.tree.map(lambda a: a.reshape(-1, block, *a.shape[1:]), arguments)
+    descents = jax.vmap(lambda one: _descent(lane(**one), limits), axis_name="lane", axis_size=block)
+    arguments = jax.tree.map(lambda a: a.reshape(blocks, block, *a.shape[1:]), arguments)
 
     def one_block(index, figures):
-        here = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, index, keepdims=False), blocks)
+        here = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, index, keepdims=False), arguments)
         return jax.tree.map(lambda all, new: lax.dynamic_update_index_in_dim(all, new, index, 0), figures, descents(here))
 
-    some = jax.eval_shape(descents, jax.tree.map(lambda a: a[0], blocks))
-    count = jax.tree.leaves(blocks)[0].shape[0]
-    empty = jax.tree.map(lambda a: jnp.zeros((count, *a.shape), a.dtype), some)
+    one = jax.eval_shape(descents, jax.tree.map(lambda a: a[0], arguments))
+    empty = jax.tree.map(lambda a: jnp.zeros((blocks, *a.shape), a.dtype), one)
     figures = lax.fori_loop(0, used, one_block, empty)
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), figures)
 

@@ -3,6 +3,7 @@
     run.toml         the config as it was understood, every default filled in
     manifest.json    layout, fingerprint, packages, devices, times
     results.zarr     an xarray.Dataset, one chunk-aligned box of the grid per batch
+    paths.zarr       chosen lanes, record by record
     figures/
 
 A batch is written, flushed to disk, and only then marked in the ledger. A batch that is not marked,
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,13 +28,15 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from jaxgd import table
-from jaxgd.sweep import Box, Plan
+from jaxgd.outcome import FIGURES
+from jaxgd.plan import Box, Plan
 
 if TYPE_CHECKING:
     import xarray
 
 LAYOUT = 1
 _LEDGER = "done"
+_PATHS = "paths.zarr"
 _CODECS = (ZstdCodec(level=3), Crc32cCodec())  # a checksum on every chunk: Zstandard alone can return wrong numbers
 _PACKAGES = ("jaxgd", "jax", "jaxlib", "optax", "numpy", "xarray", "zarr")
 
@@ -68,6 +72,24 @@ class Folder:
     def table(self) -> "xarray.Dataset":
         return opened_table(self.path)
 
+    def has_paths(self) -> bool:
+        return (self.path / _PATHS).is_dir()
+
+    def keep_paths(self, paths: "xarray.Dataset") -> None:
+        """Writes the stored paths, whole or not at all."""
+        beside = self.path / f"{_PATHS}.partial"
+        shutil.rmtree(beside, ignore_errors=True)
+        paths.to_zarr(
+            beside, mode="w", consolidated=False, zarr_format=3, encoding={v: {"compressors": _CODECS} for v in paths}
+        )
+        beside.replace(self.path / _PATHS)
+
+    def finish(self) -> None:
+        """Notes in the manifest that the run is complete."""
+        manifest = read_manifest(self.path)
+        if manifest["finished"] is None:
+            _write_json(self.path / "manifest.json", manifest | {"finished": _now()})
+
     def _tile(self, box: Box) -> tuple[int, ...]:
         return tuple(part.start // size for part, size in zip(box, self.plan.chunk))
 
@@ -98,13 +120,6 @@ def opened(path: str | os.PathLike, plan: Plan, fingerprint: str) -> Folder:
     return Folder(path, plan, group)
 
 
-def finished(path: Path) -> None:
-    """Notes in the manifest that the run is complete."""
-    manifest = read_manifest(path)
-    if manifest["finished"] is None:
-        _write_json(path / "manifest.json", manifest | {"finished": _now()})
-
-
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a run folder.
 
@@ -126,7 +141,23 @@ def opened_table(path: Path) -> "xarray.Dataset":
 
     read_manifest(path)
     results = xarray.open_zarr(path / "results.zarr", chunks=None, consolidated=False)
-    return results.drop_vars(_LEDGER)
+    first = [name for name in FIGURES if name in results]
+    return results[first + sorted(set(results.data_vars) - {*first, _LEDGER})]
+
+
+def opened_paths(path: Path) -> "xarray.Dataset | None":
+    """The stored paths of a run: chosen lanes, record by record; None if none were asked for."""
+    import xarray
+
+    return None if not (path / _PATHS).is_dir() else xarray.open_zarr(path / _PATHS, chunks=None, consolidated=False)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file in one step: a reader sees the old one or the new one."""
+    beside = path.with_name(f"{path.name}.partial")
+    beside.write_text(text, "utf-8")
+    _flush(beside)
+    beside.replace(path)
 
 
 def _laid_out(path: Path, plan: Plan) -> zarr.Group:
@@ -196,7 +227,4 @@ def _now() -> str:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    beside = path.with_suffix(".partial")
-    beside.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    _flush(beside)
-    beside.replace(path)  # in one step: a reader sees the old one or the new one
+    write_text(path, json.dumps(content, indent=2) + "\n")

@@ -16,7 +16,6 @@ array([[3., 9.]])
 import inspect
 import itertools
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -482,10 +481,10 @@ class Surface:
         return Minima(cost, _rows(points, dimension), _rows(local, dimension))
 
     def _allowed(self, dimension: int | None) -> int:
-        allowed = (self.dimension,) if self.dimension else range(2, sys.maxsize)
         if dimension is None:
-            return allowed[0]
-        if dimension not in allowed:
+            return self.dimension or 2
+        whole = isinstance(dimension, (int, np.integer)) and not isinstance(dimension, bool)
+        if not whole or (dimension != self.dimension if self.dimension else dimension < 2):
             raise ValueError(
                 f"surface {self.cost.__name__}: dimension is {dimension!r}; allowed is {self.dimension or '2 or more'}"
             )

@@ -1,124 +1,23 @@
-"""Sweeps: axes to lanes, lanes to batches, batches to workers, and what comes back to one table."""
+"""Sweeps: batches to workers, and what comes back to one table."""
 
-import difflib
-import inspect
 import itertools
 import math
 import os
 import queue
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
-from jaxgd import engine
-from jaxgd.descent import Descent, History, check_whole, descend, opened
-from jaxgd.outcome import FIGURES, judged
-
-_BATCH_BYTES = 1 << 26  # of params and histories that a batch may hold
-_MOST_BLOCKS = 64  # per batch
-_LANE_EPOCHS = 100_000_000  # of a small cost, about a second of one core: what a batch should take
-_FEWEST_BATCHES = 32  # so that free workers find a next one while slow lanes go on
-
-Box = tuple[slice, ...]  # one slice per dimension of the grid
-
-
-class Each(NamedTuple):
-    """Values that can't be traced (a name, a flag, a shape): one program for each of them."""
-
-    values: tuple
-
-
-def each(values: Sequence[Any]) -> Each:
-    """An axis whose values are Python objects: one compiled program per value, results side by side."""
-    return Each(tuple(values))
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """One dimension of the result: one axis, or several that walk together."""
-
-    axes: dict[str, Any]  # name → Each, or a pytree of arrays [size, ...]
-    size: int
-
-    @property
-    def name(self) -> str:
-        return next(iter(self.axes))
-
-    @property
-    def static(self) -> bool:
-        return any(isinstance(values, Each) for values in self.axes.values())
-
-    def at(self, name: str, index: int) -> Any:
-        values = self.axes[name]
-        return values.values[index] if isinstance(values, Each) else jax.tree.map(lambda a: a[index], values)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A sweep, checked and divided into batches, not yet carried out."""
-
-    lane: Callable[..., Descent]
-    dimensions: tuple[Dimension, ...]
-    epochs: int
-    target: float
-    ceiling: float
-    records: tuple[int, ...] = ()
-    minimum: float | None = None
-    minima: Any = None
-    tolerance: float | None = None
-    labels: Mapping[str, tuple[tuple[str, ...], np.ndarray]] = field(default_factory=dict)  # further coordinates
-    absent: Any = None  # True over the first dimensions where there is nothing to run
-    keep_params: bool = True
-    x64: bool = field(default_factory=lambda: jax.config.jax_enable_x64)
-    key: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(dimension.size for dimension in self.dimensions)
-
-    @property
-    def lanes(self) -> int:
-        return math.prod(self.shape)
-
-    @cached_property
-    def outline(self) -> dict[str, PyTree]:
-        """Shapes and dtypes of one lane's params and state."""
-        return outline(self, (0,) * len(self.dimensions))
-
-    @cached_property
-    def block(self) -> int:
-        return engine.block_size(_bytes(self.outline) + _bytes(self.outline["params"]))
-
-    @cached_property
-    def blocks(self) -> int:
-        lane_bytes = _bytes(self.outline["params"]) + 8 * (len(FIGURES) + len(self.records))
-        return 1 << (max(1, min(_MOST_BLOCKS, _BATCH_BYTES // (lane_bytes * self.block))).bit_length() - 1)
-
-    @cached_property
-    def chunk(self) -> tuple[int, ...]:
-        """The batch's extent along each dimension; whole along the last ones, where neighbours lie."""
-        most = min(self.blocks * self.block, _LANE_EPOCHS // self.epochs, -(-self.lanes // _FEWEST_BATCHES))
-        room = max(self.block, most // self.block * self.block)
-        chunk = []
-        for dimension in reversed(self.dimensions):
-            chunk.append(1 if dimension.static else max(1, min(dimension.size, room)))
-            room //= chunk[-1]
-        return tuple(reversed(chunk))
-
-    def boxes(self) -> list[Box]:
-        """The grid, divided into batches."""
-        steps = [[slice(i, min(i + c, n)) for i in range(0, n, c)] for n, c in zip(self.shape, self.chunk)]
-        return list(itertools.product(*steps))
-
+from jaxgd import engine, plan as plans, table
+from jaxgd.descent import Descent, History, descend
+from jaxgd.outcome import judged
+from jaxgd.plan import Box, Each, Plan, planned
 
 def sweep(
     lane: Callable[..., Descent],
@@ -161,8 +60,6 @@ def sweep(
       ValueError, TypeError: an axis that the lane doesn't know or that has no values, a name that the
         result needs for itself, or what `Descent` and its cost refuse.
     """
-    from jaxgd import store, table  # they load xarray and zarr
-
     plan = planned(
         lane,
         axes,
@@ -176,60 +73,17 @@ def sweep(
         tolerance=tolerance,
     )
     if run is not None:
-        folder = store.opened(run, plan, fingerprint(plan))
+        from jaxgd import store  # loads zarr
+
+        folder = store.opened(run, plan, plans.fingerprint(plan))
         for box, figures in carried_out(plan, folder.unfinished(), executor):
             folder.keep(box, figures)
         return folder.table()
     results = table.empty(plan)
     for box, figures in carried_out(plan, plan.boxes(), executor):
-        for name, values in figures.items():
-            results[name][box] = values
+        for name, values in results.items():
+            values[box] = figures[name]
     return table.labelled(plan, results)
-
-
-def planned(
-    lane: Callable[..., Descent],
-    axes: Mapping[str, Any],
-    *,
-    epochs: int,
-    target: float | None = None,
-    ceiling: float | None = None,
-    history: int | None = None,
-    paired: Sequence[Sequence[str]] = (),
-    minimum: float | None = None,
-    minima: Any = None,
-    tolerance: float | None = None,
-    labels: Mapping[str, tuple[tuple[str, ...], np.ndarray]] | None = None,
-    absent: Any = None,
-    keep_params: bool = True,
-) -> Plan:
-    """A sweep's `Plan`; arguments and errors as in `sweep`.
-
-    Args:
-      labels: further coordinates, (dimensions, values) by name.
-      absent: booleans over the first dimensions, True where there is nothing to run.
-      keep_params: whether the result holds the final params.
-    """
-    check_whole("epochs", epochs, least=1)
-    records = ()
-    if history is not None:
-        check_whole("history", history, least=2)
-        records = tuple(np.unique(np.linspace(0, epochs, min(history, epochs + 1)).round().astype(int)).tolist())
-    _check_names(lane, axes)
-    return Plan(
-        lane,
-        _dimensions(axes, paired),
-        epochs,
-        -math.inf if target is None else float(target),
-        math.inf if ceiling is None else float(ceiling),
-        records,
-        minimum,
-        minima,
-        tolerance,
-        labels or {},
-        absent,
-        keep_params,
-    )
 
 
 def carried_out(plan: Plan, boxes: Sequence[Box], executor: Executor | None = None) -> Iterator[tuple[Box, dict]]:
@@ -251,166 +105,9 @@ def replay(lane: Callable[..., Descent], point: Mapping[str, Any], epochs: int) 
       epochs: how many updates; a target or a ceiling does not end it.
     """
     if hasattr(point, "coords"):
-        point = {name: point.coords[name].values for name in point.coords if name in _parameters(lane)}
+        point = {name: point.coords[name].values for name in point.coords if name in plans.parameters(lane)}
     descent = lane(**{name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in point.items()})
     return descend(descent.cost, descent.params, descent.optimizer, epochs=epochs)
-
-
-def fingerprint(plan: Plan) -> str:
-    """Whatever changes the numbers of a sweep, as text: its programs, their constants, its axes."""
-    parts = [repr((plan.shape, plan.epochs, plan.target, plan.ceiling, plan.records, plan.x64))]
-    parts += [repr((plan.minimum, plan.tolerance)), repr(np.asarray(plan.minima).tolist())]
-    for dimension in plan.dimensions:
-        for name, values in dimension.axes.items():
-            kept = values.values if isinstance(values, Each) else jax.tree.map(engine.digest, values)
-            parts.append(f"{name}: {kept}")
-    with jax.enable_x64(plan.x64):
-        for static in statics(plan):
-            parts.append(engine.text_of(_bound(plan, static), _arguments(plan)))
-    return "\n".join(parts)
-
-
-# --- from axes to lanes ---
-
-
-def _parameters(lane: Callable) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(lane).parameters)
-
-
-def _check_names(lane: Callable, axes: Mapping[str, Any]) -> None:
-    known = _parameters(lane)
-    anything = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    for name in axes:
-        if name not in known and not anything:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"axis {name!r}: the lane has no such argument; it takes {', '.join(known) or 'none'}{hint}")
-        if name in FIGURES or name in ("params", "epoch", "cost_history"):
-            raise ValueError(f"axis {name!r}: the result has a variable of this name; call the lane's argument otherwise")
-    plain = (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) if (p := inspect.Parameter) else ()
-    missing = [n for n, p in known.items() if p.default is p.empty and p.kind in plain and n not in axes]
-    if missing:
-        raise ValueError(f"the lane needs {', '.join(missing)}: give each an axis, or a default")
-
-
-def _dimensions(axes: Mapping[str, Any], paired: Sequence[Sequence[str]]) -> tuple[Dimension, ...]:
-    partners: dict[str, tuple[str, ...]] = {}
-    for group in paired:
-        if unknown := [name for name in group if name not in axes]:
-            raise ValueError(f"paired axis {unknown[0]!r} is not among the axes: {', '.join(axes)}")
-        if taken := [name for name in group if name in partners]:
-            raise ValueError(f"axis {taken[0]!r} is paired twice")
-        partners |= dict.fromkeys(group, tuple(group))
-    dimensions, done = [], set()
-    for name in axes:
-        if name in done:
-            continue
-        together = partners.get(name, (name,))
-        done |= set(together)
-        values = {member: _axis(member, axes[member]) for member in together}
-        sizes = {member: _size(member, v) for member, v in values.items()}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"paired axes differ in length: {', '.join(f'{n} has {s}' for n, s in sizes.items())}")
-        dimensions.append(Dimension(values, sizes[name]))
-    return tuple(dimensions)
-
-
-def _axis(name: str, values: Any) -> Any:
-    if isinstance(values, Each):
-        return values
-    arrays = jax.tree.map(np.asarray, values, is_leaf=lambda v: isinstance(v, (list, tuple)))
-    for array in jax.tree.leaves(arrays):
-        if array.dtype.kind not in "iufV":  # V: bfloat16 and its kin
-            raise TypeError(
-                f"axis {name!r} holds {array.dtype}, which can't be traced; wrap its values in jaxgd.each([...]) "
-                "to have one program for each"
-            )
-    return arrays
-
-
-def _size(name: str, values: Any) -> int:
-    if isinstance(values, Each):
-        sizes = {len(values.values)}
-    else:
-        sizes = {len(a) if a.ndim else -1 for a in jax.tree.leaves(values)}
-    if len(sizes) != 1 or -1 in sizes:
-        raise ValueError(f"axis {name!r}: needs a list of values, all leaves of the same length")
-    if 0 in sizes:
-        raise ValueError(f"axis {name!r} is empty: it needs at least one value")
-    return sizes.pop()
-
-
-def _arguments(plan: Plan) -> dict[str, PyTree]:
-    """Shapes and dtypes of the traced arguments of one lane."""
-
-    def one(array):
-        return jax.ShapeDtypeStruct(array.shape[1:], jax.dtypes.canonicalize_dtype(array.dtype))
-
-    return {name: jax.tree.map(one, values) for name, values in _traced(plan).items()}
-
-
-def _traced(plan: Plan) -> dict[str, PyTree]:
-    return {n: v for d in plan.dimensions for n, v in d.axes.items() if not isinstance(v, Each)}
-
-
-def statics(plan: Plan) -> list[tuple[int, ...]]:
-    """Indices along the dimensions that need a program each (0 along the others)."""
-    return list(itertools.product(*(range(d.size) if d.static else (0,) for d in plan.dimensions)))
-
-
-def _bound(plan: Plan, index: tuple[int, ...]) -> Callable[..., Descent]:
-    """The lane with its untraceable arguments filled in."""
-    fixed = {
-        name: values.values[i]
-        for dimension, i in zip(plan.dimensions, index)
-        for name, values in dimension.axes.items()
-        if isinstance(values, Each)
-    }
-
-    def lane(**traced):
-        descent = plan.lane(**fixed, **traced)
-        if not isinstance(descent, Descent):
-            raise TypeError(f"the lane returned {type(descent).__name__}; it must return a jaxgd.Descent")
-        return descent
-
-    return lane
-
-
-def outline(plan: Plan, index: tuple[int, ...]) -> dict[str, PyTree]:
-    """Shapes and dtypes of the params and state of the lanes at `index` along the static dimensions.
-
-    Raises:
-      TypeError, ValueError: what `Descent`, its cost or its optimizer refuse.
-    """
-
-    def first_state(arguments):
-        _, params, optimizer = opened(_bound(plan, index)(**arguments))
-        return {"params": params, "state": optimizer.init(params)}
-
-    with jax.enable_x64(plan.x64), _plain_words():
-        return jax.eval_shape(first_state, _arguments(plan))
-
-
-def _bytes(tree: PyTree) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-class _plain_words:
-    """Turns JAX's complaint about a traced value in a Python branch into one that says what to do."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, _):
-        if isinstance(error, (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)):
-            raise TypeError(
-                "the lane (or its optimizer) needs the value of an axis before it can be traced: it branches on it "
-                "in Python, or uses it as a shape or a name. Give that axis as jaxgd.each([...]), which makes one "
-                f"program per value. JAX says: {str(error).strip().splitlines()[0]}"
-            ) from error
-
-
-# --- from batches to workers ---
 
 
 class _Devices(NamedTuple):
@@ -450,12 +147,12 @@ _tracing = threading.Lock()
 
 def _program(plan: Plan, static: tuple[int, ...], device: Any) -> engine.Program:
     key = (plan.key, static, device)
-    with _tracing, jax.enable_x64(plan.x64), _plain_words():
+    with _tracing, jax.enable_x64(plan.x64), plans.plain_words():
         if key not in _known_programs:
             while len(_known_programs) >= 64:  # they hold the constants of their plans
                 _known_programs.pop(next(iter(_known_programs)))
             _known_programs[key] = engine.compiled(
-                _bound(plan, static), _arguments(plan), _limits(plan), plan.block, plan.blocks, device
+                plans.bound(plan, static), plans.arguments(plan), _limits(plan), plan.block, plan.blocks, device
             )
         return _known_programs[key]
 

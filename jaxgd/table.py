@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgd.outcome import CONVERGED, DIVERGED, FIGURES, NEVER, OUTCOMES, PENDING, named
-from jaxgd.sweep import Each, Plan
+from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, NEVER, OUTCOMES, PENDING, named
+from jaxgd.plan import Each, Plan
 
 if TYPE_CHECKING:
     import xarray
@@ -37,7 +37,7 @@ def variables(plan: Plan) -> dict[str, Variable]:
     described["outcome"] = Variable(grid, plan.shape, np.dtype(np.int8), PENDING, _flags() | {"long_name": FIGURES["outcome"]})
     if plan.minima is not None and np.size(plan.minima):
         described["minimum"].attributes["known_minima"] = np.asarray(plan.minima).tolist()
-    for name, leaf in named("params", plan.outline["params"]).items():
+    for name, leaf in named("params", plan.outline["params"]).items() if plan.keep_params else ():
         inner = tuple(f"{name}.{axis}" for axis in range(len(leaf.shape)))
         attributes = {"long_name": f"{name} of the last finite state"}
         described[name] = Variable(grid + inner, plan.shape + leaf.shape, np.dtype(leaf.dtype), np.nan, attributes)
@@ -63,7 +63,7 @@ def coordinates(plan: Plan) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
                     labels[path] = ((dimension.name, *(f"{path}.{axis}" for axis in range(leaf.ndim - 1))), leaf)
     if plan.records:
         labels["epoch"] = (("epoch",), np.asarray(plan.records))
-    return labels
+    return labels | dict(plan.labels)
 
 
 def attributes(plan: Plan) -> dict[str, Any]:
@@ -155,3 +155,59 @@ def _flags() -> dict[str, Any]:
 def _label(value: Any) -> Any:
     """Names, numbers and flags label themselves; functions go by their name."""
     return value if isinstance(value, (str, bool, int, float)) else getattr(value, "__name__", str(value))
+
+
+def representative(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]:
+    """Up to `count` lanes to look at, as indices: the best, those at the edges, some of each outcome,
+    and the rest spread along the axes."""
+    codes = table["outcome"].values
+    if codes.ndim == 0:
+        return [()][:count]
+    ran = np.flatnonzero(codes.ravel() != PENDING)
+    wanted = [*_best_lane(table, codes), *_at_edges(codes)]
+    for code in range(1, len(OUTCOMES)):
+        alike = np.flatnonzero(codes.ravel() == code)
+        wanted += _spread(alike, max(1, count // 10))
+    wanted += _spread(ran, count)
+    return [tuple(map(int, np.unravel_index(lane, codes.shape))) for lane in sorted(list(dict.fromkeys(wanted))[:count])]
+
+
+def _best_lane(table: "xarray.Dataset", codes: np.ndarray) -> list[int]:
+    costs = np.where(np.isin(codes, (DIVERGED, PENDING)), np.inf, table["final_cost"].values).ravel()
+    return [int(np.nanargmin(costs))] if np.isfinite(costs).any() else []
+
+
+def _at_edges(codes: np.ndarray) -> list[int]:
+    """Lanes along the first dimension whose neighbour fared differently, at most a few."""
+    changed = np.argwhere(np.diff(codes, axis=0) != 0)[:8]
+    sides = [place + step for place in changed for step in (0, np.eye(codes.ndim, dtype=int)[0])]
+    return [int(np.ravel_multi_index(tuple(place), codes.shape)) for place in sides]
+
+
+def _spread(lanes: np.ndarray, count: int) -> list[int]:
+    if not len(lanes):
+        return []
+    return lanes[np.unique(np.linspace(0, len(lanes) - 1, min(count, len(lanes))).round().astype(int))].tolist()
+
+
+def epochs_missing(table: "xarray.Dataset") -> np.ndarray:
+    """For lanes still descending, about how many more epochs they need at the pace of their last window.
+
+    By the pace at which the cost nears the known minimum, or, if none is known, at which the
+    gradient norm shrinks; NaN where there is no such pace.
+    """
+    lanes = (table["outcome"] == DESCENDING).values
+    figure = {name: table[name].values[lanes].astype(float) for name in _PACE}
+    eps = np.finfo(table["final_cost"].dtype).eps
+    minimum = table.attrs.get("minimum")
+    with np.errstate(all="ignore"):
+        if minimum is None:
+            now, before, goal = figure["gradient_norm"], figure["window_gradient_norm"], np.sqrt(eps)
+        else:
+            now, goal = figure["best_cost"] - minimum, 8 * eps * max(1, abs(minimum))
+            before = now + figure["progress"]
+        missing = figure["window"] * np.log(goal / now) / np.log(now / before)
+    return np.where(np.isfinite(missing) & (missing > 0), missing, np.nan)
+
+
+_PACE = ("gradient_norm", "window_gradient_norm", "best_cost", "progress", "window")

@@ -10,7 +10,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +18,20 @@ import numpy as np
 import optax
 
 from jaxgd import config as cfg
-from jaxgd import expression, sweep, update
+from jaxgd import expression, update
+from jaxgd import plan as plans
 from jaxgd.config import Config, ConfigError, near
 from jaxgd.descent import Descent
 from jaxgd.outcome import FIGURES
 from jaxgd.surfaces import SURFACES, Surface
 
+if TYPE_CHECKING:
+    import xarray
+
 _UNSWEPT = ("run", "record", "title", "cost.expression", "cost.surface", "cost.function", "cost.minimum", "cost.minima")
 
 
-def planned(config: Config, where: str, folder: Path) -> sweep.Plan:
+def planned(config: Config, where: str, folder: Path) -> plans.Plan:
     """The plan of a config.
 
     Args:
@@ -42,8 +46,8 @@ def planned(config: Config, where: str, folder: Path) -> sweep.Plan:
     with jax.enable_x64(config.run.precision == "float64"):
         try:
             plan = _plan(config, folder)
-            for static in sweep.statics(plan):
-                sweep.outline(plan, static)
+            for static in plans.statics(plan):
+                plans.outline(plan, static)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error.__cause__
         except (TypeError, ValueError, IndexError) as error:  # what Descent, its cost or the optimizer refuse
@@ -62,12 +66,37 @@ def optimizers() -> dict[str, Callable[..., optax.GradientTransformation]]:
     return dict(sorted(found.items())) | update.RULES
 
 
-def _plan(config: Config, folder: Path) -> sweep.Plan:
+def at(config: Config, setting: "xarray.Dataset") -> Config:
+    """The config of one setting of its sweep: no [sweep], and the setting's values in place.
+
+    Seeds, being replicates, keep the config's own.
+    """
+    content = config.model_dump(exclude_none=True)
+    content["sweep"] = {}
+    label = {name: setting[name].values for name in setting.coords}
+    if config.optimizers:
+        name = str(label["optimizer"])
+        content["optimizer"] = {"name": name} | content.pop("optimizers")[name]
+    for axis in cfg.axes(config):
+        value, path = label[axis.name], axis.key.split(".")
+        if value.ndim or axis.key == "seed" or (len(path) == 3 and path[0] == "optimizers" and path[1] != name):
+            continue
+        if path[0] == "optimizers":
+            path = ["optimizer", path[-1]]
+        *tables, key = path
+        table: Any = content
+        for part in tables:
+            table = table.setdefault(part, {})
+        table[int(key) if isinstance(table, list) else key] = value.item()
+    return cfg.checked(content, "the best setting")
+
+
+def _plan(config: Config, folder: Path) -> plans.Plan:
     trials = _Trials(config)
     builder = _lane_of_user(config, folder) if config.lane else _Lane(config, folder, trials)
     values: dict[str, Any] = {}
     if config.optimizers:
-        values["optimizer"] = sweep.each(list(config.optimizers))
+        values["optimizer"] = plans.each(list(config.optimizers))
     if trials.axes:
         values["trial"] = np.arange(trials.count)
     for axis in trials.shared:
@@ -79,7 +108,7 @@ def _plan(config: Config, folder: Path) -> sweep.Plan:
         values[axis.name] = builder.values(axis.key, _numbers(axis, config.seed))
     names = {axis.key: axis.name for axis in trials.shared}
     minimum, minima = builder.known_minima(values)
-    plan = sweep.planned(
+    plan = plans.planned(
         builder,
         values,
         epochs=config.run.epochs,
@@ -213,7 +242,7 @@ class _Lane:
         if table in ("optimizer", "optimizers"):
             static = [self._is_static(name, key.split(".")[-1]) for name in self.factories]
             if any(static):
-                return sweep.each(list(np.asarray(numbers).tolist()))
+                return plans.each(list(np.asarray(numbers).tolist()))
             return _reals(where, numbers)
         if table == "seed":
             if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 0 for n in numbers):
@@ -362,7 +391,7 @@ class _UserLane:
             return array
         if array.dtype.kind not in "bU":
             raise ConfigError(f"sweep.{key}: values must be all numbers, all strings, or all true and false")
-        return sweep.each(array.tolist())
+        return plans.each(array.tolist())
 
     def known_minima(self, values: Mapping[str, Any]) -> tuple[None, None]:
         return None, None

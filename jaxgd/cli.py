@@ -1,0 +1,274 @@
+"""The command: words in, words out, exit codes. 0 done, 1 failed, 2 bad input, 130 interrupted."""
+
+import functools
+import inspect
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Which learning rate? Runs gradient descents by the million, and says what became of each.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the config, as in run.epochs=200.")]
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, its config, or the beginning of its name.", show_default=False)]
+_SLOW = 1.0  # seconds from which progress is shown
+
+
+class BadInput(Exception):
+    """What the user asked for can't be; the text says why."""
+
+
+def main() -> None:
+    """The console command."""
+    sys.exit(_main())
+
+
+def _main() -> int:
+    try:
+        return app(standalone_mode=False) or 0
+    except KeyboardInterrupt:
+        _complain("interrupted; what is finished is kept, and the same command goes on from there")
+        return 130
+    except typer.Abort:
+        return 130
+    except Exception as error:
+        if hasattr(error, "format_message"):  # the command line itself is wrong
+            _complain(error.format_message())
+            return 2
+        if isinstance(error, BadInput):
+            _complain(str(error))
+            return 2
+        if os.environ.get("JAXGD_TRACEBACK"):
+            raise
+        _complain(f"{type(error).__name__}: {error}\n(set JAXGD_TRACEBACK=1 to see where)")
+        return 1
+
+
+def _complain(text: str) -> None:
+    print(f"jaxgd: {text}", file=sys.stderr)
+
+
+def _refuses(command: Callable) -> Callable:
+    """Turns what the rooms below refuse into one message and exit code 2."""
+
+    @functools.wraps(command)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        from jaxgd.config import ConfigError
+        from jaxgd.store import StoreError
+
+        try:
+            return command(*args, **kwargs)
+        except (ConfigError, StoreError) as error:
+            raise BadInput(str(error)) from error
+
+    return plain
+
+
+@app.command()
+@_refuses
+def run(config: ConfigPath, set: Settings = None, open: Annotated[bool, typer.Option("--open", help="Open the picture when done.")] = False) -> None:
+    """Carry out a config: every descent, its outcome, and one picture. Finishes what an earlier run left."""
+    from jaxgd import run as runs
+    from jaxgd import store
+    from jaxgd.show import tables
+
+    began = time.perf_counter()
+    prepared = runs.prepared(config, set or ())
+    _carry_out(prepared)
+    table, paths = store.opened_table(prepared.folder).load(), store.opened_paths(prepared.folder)
+    if prepared.plan.lanes == 1:
+        for line in tables.epoch_lines(paths):
+            print(line)
+        print()
+    title = prepared.config.title or config.stem
+    picture = _picture(prepared.folder, table, paths, title)
+    out = _console()
+    lanes = f"{prepared.plan.lanes:,}".replace(",", " ")
+    out.print(f"[bold]{_plain(title)}[/]")
+    out.print(f"{lanes} lane{'s' * (prepared.plan.lanes > 1)}, up to {prepared.plan.epochs} epochs, {time.perf_counter() - began:.1f} s\n")
+    out.print(tables.closing(table, prepared.config.run.select))
+    out.print(f"\n[bold]results[/]  {prepared.folder}\n[bold]picture[/]  {picture}", soft_wrap=True)
+    if open:
+        typer.launch(str(picture))
+
+
+@app.command()
+@_refuses
+def check(config: ConfigPath, set: Settings = None) -> None:
+    """Say what a config would do and cost (lanes, memory, disk), without doing it."""
+    from jaxgd import run as runs
+    from jaxgd import table
+    from jaxgd.plan import bytes_of
+
+    prepared = runs.prepared(config, set or ())
+    plan = prepared.plan
+    stored = sum(int(v.dtype.itemsize * _product(v.shape)) for v in table.variables(plan).values())
+    working = plan.blocks * plan.block * (bytes_of(plan.outline) + 16 * 8)
+    axes = " × ".join(f"{d.name} {d.size}" for d in plan.dimensions) or "a single descent"
+    done = "finished or begun already" if prepared.folder.exists() else "new"
+    out = _console()
+    out.print(f"{config}: good", soft_wrap=True)
+    out.print(f"[bold]lanes[/]    {plan.lanes}  ({axes})")
+    out.print(f"[bold]epochs[/]   {plan.epochs} each at most, {plan.lanes * plan.epochs:.3g} updates in all")
+    out.print(f"[bold]batches[/]  {len(plan.boxes())}, of up to {_product(plan.chunk)} lanes in blocks of {plan.block}")
+    out.print(f"[bold]memory[/]   about {_size(working)} per worker")
+    out.print(f"[bold]disk[/]     {_size(stored)} before compression")
+    out.print(f"[bold]results[/]  {prepared.folder}  ({done})", soft_wrap=True)
+
+
+@app.command("list")
+def list_(what: Annotated[str, typer.Argument(metavar="surfaces|optimizers", help="What to list.")]) -> None:
+    """List the cost surfaces or the optimizers that a config can name."""
+    from jaxgd.show import tables
+
+    if what == "surfaces":
+        from jaxgd.surfaces import SURFACES
+
+        rows = [(name, surface.about) for name, surface in SURFACES.items()]
+        _console().print(tables.names(rows, "surface", ""))
+    elif what == "optimizers":
+        from jaxgd.lane import optimizers
+
+        rows = [(name, ", ".join(_hyperparameters(factory))) for name, factory in optimizers().items()]
+        _console().print(tables.names(rows, "optimizer", "hyperparameters"))
+    else:
+        raise BadInput(f"list {what}: can list surfaces or optimizers")
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new config, NAME.toml.")],
+    like: Annotated[str, typer.Option(metavar="TEMPLATE", help="One of the configs that come with jaxgd.")] = "lesson",
+) -> None:
+    """Write a new config, like one that comes with jaxgd."""
+    from jaxgd.config import near
+
+    templates = {path.stem: path for path in sorted(_templates().glob("*.toml"))}
+    if like not in templates:
+        raise BadInput(f"--like {like}: there is no such template{near(like, templates)}")
+    target = Path(name).with_suffix(".toml")
+    if target.exists():
+        raise BadInput(f"{target} is there already; it is left as it is")
+    if not target.parent.is_dir():
+        raise BadInput(f"{target}: there is no folder {target.parent}")
+    target.write_text(templates[like].read_text("utf-8"), "utf-8")
+    print(f"{target}: like {like}; now: jaxgd run {target}")
+
+
+@app.command()
+@_refuses
+def best(run: RunName, toml: Annotated[bool, typer.Option("--toml", help="Print the config of the best setting.")] = False) -> None:
+    """Show the best setting of a run: the lowest median over seeds, never the luckiest lane."""
+    from jaxgd import config as cfg
+    from jaxgd import lane, store
+    from jaxgd import run as runs
+    from jaxgd import table as tables
+    from jaxgd.show.tables import setting
+
+    folder = runs.resolved(run)
+    config, table = runs.config_of(folder), store.opened_table(folder).load()
+    try:
+        winner = tables.best(table, config.run.select)
+    except ValueError as error:
+        raise BadInput(f"{folder}: {error}") from error
+    if toml:
+        print(cfg.as_toml(lane.at(config, winner)), end="")
+        return
+    print(setting(winner))
+    for name in ("final_cost", "best_cost", "best_epoch", "epochs", "target_epoch", "gradient_norm"):
+        values = winner[name].values
+        print(f"{name:14s} {values.item():.6g}" if values.ndim == 0 else f"{name:14s} median {_median(values):.6g} of {values.size}")
+
+
+def _carry_out(prepared: Any) -> None:
+    """Runs with a progress bar, once it has taken long enough to want one."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from jaxgd import run as runs
+
+    columns = (TextColumn("descending"), BarColumn(), MofNCompleteColumn(), TextColumn("lanes"), TimeRemainingColumn())
+    bar = Progress(*columns, console=_console(stderr=True), transient=True)
+    task, began = bar.add_task(""), time.perf_counter()
+
+    def progress(done: int, lanes: int) -> None:
+        bar.update(task, completed=done, total=lanes)
+        if time.perf_counter() - began > _SLOW:
+            bar.start()
+
+    try:
+        runs.carry_out(prepared, progress)
+    finally:
+        bar.stop()
+
+
+def _picture(folder: Path, table: Any, paths: Any, title: str) -> Path:
+    from jaxgd.show import plots
+
+    path = folder / "figures" / "overview.png"
+    path.parent.mkdir(exist_ok=True)
+    plots.overview(table, paths, title).savefig(path)
+    return path
+
+
+def _templates() -> Path:
+    """The configs that come with jaxgd: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _hyperparameters(factory: Callable) -> Iterator[str]:
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if isinstance(parameter.default, (bool, int, float, str)) and parameter.default is not parameter.empty:
+            yield f"{name} = {parameter.default}"
+        elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
+            yield name
+
+
+def _console(stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _plain(text: str) -> str:
+    """Text from a config, without meaning to the console."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _median(values: Any) -> float:
+    import numpy as np
+
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _product(numbers: Any) -> int:
+    result = 1
+    for number in numbers:
+        result *= int(number)
+    return result
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a person sees: tables and figures. These rooms read results and compute no descent."""
