@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -136,7 +135,8 @@ def _batch(
 def _at_start(one: Explicit, lanes: _Lanes, shared: Leaves, used, limits: Limits) -> tuple[_Lanes, dict[str, Any]]:
     """The lanes before their first epoch, and what is known of their start."""
     axis = one.axis
-    cost, grads = jax.vmap(lambda *own: one.step(*own, shared)[:2], axis, axis)(lanes.constants, lanes.params, lanes.state)
+    evaluate = jax.vmap(lambda *own: one.step(*own, shared)[:2], axis, axis)
+    cost, grads = evaluate(lanes.constants, lanes.params, lanes.state)
     place = jnp.arange(cost.size, dtype=jnp.int32)
     never = jnp.zeros_like(place)
     history = jnp.full((limits.records.size, cost.size), jnp.nan, cost.dtype)
@@ -185,7 +185,10 @@ def _history(costs, figures: dict[str, Any], limits: Limits) -> Float[Array, "la
 
 
 def _block(one: Explicit, lanes: _Lanes, shared: Leaves, first, until, limits: Limits) -> tuple[Any, Leaves, _Lanes]:
-    """A block from epoch `first` to `until`, or to where its last lane ends: that epoch, the state they share, the lanes."""
+    """A block from epoch `first` to `until`, or to where its last lane ends.
+
+    Returns that epoch, the state that the lanes share then, and the lanes.
+    """
 
     def goes_on(carry):
         first, _, _, lanes = carry
@@ -229,7 +232,8 @@ def _stood_in(lanes: _Lanes, on, axis: int) -> _Lanes:
         copy = lax.dynamic_index_in_dim(a, donor, axis, keepdims=True)
         return jax.vmap(jnp.where, (axis, axis, None), axis)(on, a, jnp.squeeze(copy, axis))
 
-    return lanes._replace(**jax.tree.map(filled, {name: getattr(lanes, name) for name in ("constants", "params", "state")}))
+    constants, params, state = jax.tree.map(filled, (lanes.constants, lanes.params, lanes.state))
+    return lanes._replace(constants=constants, params=params, state=state)
 
 
 # The clock of a lane within its segment, one array for two counts: the updates made, and, in units

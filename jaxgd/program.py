@@ -121,7 +121,7 @@ def _lane_dependent(jaxpr: core.Jaxpr, given: Sequence[bool]) -> list[bool]:
 
 def _differing(jaxpr: core.Jaxpr, given: Sequence[bool]) -> set[core.Var]:
     inputs = [*jaxpr.constvars, *jaxpr.invars]
-    differs = {v for v, differs in zip(inputs[-len(given) :] if given else [], given) if differs}
+    differs = {v for v, differs in zip(inputs[len(inputs) - len(given) :], given, strict=True) if differs}
     for equation, marks in _touched(jaxpr, differs):
         inner = _inlined(equation)
         out = _lane_dependent(inner, marks) if inner else [True] * len(equation.outvars)
@@ -190,7 +190,8 @@ def compiled(function: Callable[..., Any], inputs: PyTree, device: Any) -> Progr
     if calls_back:
         warnings.warn("the cost calls back into Python, which runs one lane at a time: one worker only", stacklevel=2)
     place = jax.sharding.SingleDeviceSharding(device)
-    lowered = jax.jit(with_constants, in_shardings=place, out_shardings=place).lower(closed.consts, *jax.tree.leaves(inputs))
+    jitted = jax.jit(with_constants, in_shardings=place, out_shardings=place)
+    lowered = jitted.lower(closed.consts, *jax.tree.leaves(inputs))
     executable = _executable(lowered, device, again=calls_back)
     constants = jax.device_put(closed.consts, device)
     tree = jax.tree.structure(outputs)

@@ -206,7 +206,7 @@ def _batch(plan: Plan, box: Box) -> dict[str, np.ndarray]:
     finally:
         _devices().free.put(device)
     figures = judged(figures, plan.minimum, plan.minima, plan.tolerance)
-    figures = {name: values.reshape(*shape, *values.shape[1:]) for name, values in figures.items()}
+    figures = {name: values.reshape((*shape, *values.shape[1:])) for name, values in figures.items()}
     return figures if plan.absent is None else _without(plan, box, figures)
 
 
