@@ -18,6 +18,8 @@ from jaxgd import engine, plan as plans, table
 from jaxgd.descent import Descent, History, descend
 from jaxgd.outcome import judged
 from jaxgd.plan import Box, Each, Plan, planned
+from jaxgd.program import Program
+
 
 def sweep(
     lane: Callable[..., Descent],
@@ -141,26 +143,31 @@ def _static_of(plan: Plan, box: Box) -> tuple[int, ...]:
     return tuple(part.start if d.static else 0 for d, part in zip(plan.dimensions, box))
 
 
-_known_programs: dict[tuple, engine.Program] = {}
+_known_programs: dict[tuple, Program] = {}
 _tracing = threading.Lock()
 
 
-def _program(plan: Plan, static: tuple[int, ...], device: Any) -> engine.Program:
+def _program(plan: Plan, static: tuple[int, ...], device: Any) -> Program:
     key = (plan.key, static, device)
     with _tracing, jax.enable_x64(plan.x64), plans.plain_words():
         if key not in _known_programs:
             while len(_known_programs) >= 64:  # they hold the constants of their plans
                 _known_programs.pop(next(iter(_known_programs)))
-            _known_programs[key] = engine.compiled(
-                plans.bound(plan, static), plans.arguments(plan), _limits(plan), plan.block, plan.blocks, device
+            lane, records = plans.bound(plan, static), len(plan.records)
+            _known_programs[key] = engine.program(
+                lane, plans.arguments(plan), records, plan.block, plan.blocks, _real(plan), device
             )
         return _known_programs[key]
 
 
 def _limits(plan: Plan) -> engine.Limits:
-    real = np.float64 if plan.x64 else np.float32
+    real = _real(plan)
     ceiling = np.minimum(plan.ceiling, np.finfo(real).max)
     return engine.Limits(np.int32(plan.epochs), real(plan.target), real(ceiling), np.asarray(plan.records, np.int32))
+
+
+def _real(plan: Plan) -> type:
+    return np.float64 if plan.x64 else np.float32
 
 
 def _as_finished(plan: Plan, boxes: Sequence[Box], executor: Executor, ahead: int) -> Iterator[tuple[Box, dict]]:
@@ -184,7 +191,6 @@ def _batch(plan: Plan, box: Box) -> dict[str, np.ndarray]:
     """Carries out the lanes of one box, wherever this process has a free device."""
     shape = tuple(part.stop - part.start for part in box)
     lanes = math.prod(shape)
-    used = -(-lanes // plan.block)
     indices = np.unravel_index(np.minimum(np.arange(plan.blocks * plan.block), lanes - 1), shape or (1,))
     arguments = {
         name: jax.tree.map(lambda a, here=part.start + index: a[here], values)
@@ -195,7 +201,7 @@ def _batch(plan: Plan, box: Box) -> dict[str, np.ndarray]:
     device = _devices().free.get()
     try:
         with jax.enable_x64(plan.x64):
-            figures = _program(plan, _static_of(plan, box), device).run(arguments, used, _limits(plan))
+            figures = _program(plan, _static_of(plan, box), device).run(arguments, np.int32(lanes), _limits(plan))
             figures = jax.tree.map(lambda a: np.asarray(a)[:lanes], figures)
     finally:
         _devices().free.put(device)
