@@ -279,6 +279,7 @@ def _figures(watch: Watch, counts, low_before, low_after, limits: Limits, first)
         "progress": low_before - best_cost,
         "window_gradient_norm": watch.window_gradient_norm,
         "highest_gradient_norm": watch.highest_gradient_norm,
+        "swing_gradient_norm": jnp.fmax(watch.swing, watch.swing_before),
         "params": watch.params,
     }
 
