@@ -131,6 +131,10 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
 
     Returns:
       An array of codes; for a Dataset, a DataArray.
+
+    >>> results = sweep(lane, {"learning_rate": [0.01, 0.4, 0.9, 2]}, epochs=10)
+    >>> [OUTCOMES[code] for code in verdict(results, minimum=5, tolerance=0.25).values]
+    ['descending', 'converged', 'converged', 'diverged']
     """
     figure = {name: np.asarray(table[name]) for name in _JUDGED}
     cost, n, crossings = figure["final_cost"], figure["window"], figure["crossings"]
