@@ -316,6 +316,7 @@ def _figures(limits: Limits, first, watch: Watch, epochs, best_epoch, low_before
         "progress": low_before - best_cost,
         "window_gradient_norm": watch.window_gradient_norm,
         "highest_gradient_norm": watch.highest_gradient_norm,
+        "swing_gradient_norm": jnp.fmax(watch.swing, watch.swing_before),
         "params": watch.params,
     }
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxgd import engine, program
-from jaxgd.descent import Descent, check_whole, opened
+from jaxgd.descent import Descent, opened, whole
 from jaxgd.outcome import FIGURES
 
 _BATCH_BYTES = 1 << 27  # of params, state, figures and histories that a batch may hold
@@ -144,10 +144,10 @@ def planned(
       absent: booleans over the first dimensions, True where there is nothing to run.
       keep_params: whether the result holds the final params.
     """
-    check_whole("epochs", epochs, least=1)
+    epochs = whole("epochs", epochs, least=1)
     records = ()
     if history is not None:
-        check_whole("history", history, least=2)
+        history = whole("history", history, least=2)
         records = tuple(np.unique(np.linspace(0, epochs, min(history, epochs + 1)).round().astype(int)).tolist())
     _check_names(lane, axes)
     return Plan(

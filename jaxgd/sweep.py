@@ -8,17 +8,22 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import engine, plan as plans, table
+from jaxgd import engine, table
+from jaxgd import plan as plans
 from jaxgd.descent import Descent, History, descend
 from jaxgd.outcome import judged
 from jaxgd.plan import Box, Each, Plan, planned
 from jaxgd.program import Program
+
+
+if TYPE_CHECKING:
+    import xarray
 
 
 def sweep(
@@ -35,7 +40,7 @@ def sweep(
     tolerance: float | None = None,
     run: str | os.PathLike | None = None,
     executor: Executor | None = None,
-) -> Any:
+) -> "xarray.Dataset":
     """Carries out one descent for every point of a grid, and says what became of each.
 
     Args:
@@ -61,6 +66,12 @@ def sweep(
     Raises:
       ValueError, TypeError: an axis that the lane doesn't know or that has no values, a name that the
         result needs for itself, or what `Descent` and its cost refuse.
+
+    >>> def lane(learning_rate):
+    ...     return Descent(lambda x: x**2 + 5, 4.0, optax.sgd(learning_rate))
+    >>> results = sweep(lane, {"learning_rate": [0.01, 0.5, 1, 2]}, epochs=100)
+    >>> [OUTCOMES[code] for code in results.outcome.values]
+    ['descending', 'converged', 'oscillating', 'diverged']
     """
     plan = planned(
         lane,
@@ -103,13 +114,42 @@ def replay(lane: Callable[..., Descent], point: Mapping[str, Any], epochs: int) 
 
     Args:
       lane: the lane function of the sweep.
-      point: its arguments by name; a one-lane selection of the result's Dataset will do.
+      point: its arguments by name, or a one-lane selection of the result. Arguments that a table can
+        only name or number, such as functions and trees, need to be given by name.
       epochs: how many updates; a target or a ceiling does not end it.
+
+    Raises:
+      ValueError: the selection holds several lanes, or an argument that it only numbers.
+
+    >>> def lane(learning_rate):
+    ...     return Descent(lambda x: x**2 + 5, 4.0, optax.sgd(learning_rate))
+    >>> replay(lane, {"learning_rate": 0.25}, epochs=2).params.tolist()
+    [4.0, 2.0, 1.0]
+    >>> results = sweep(lane, {"learning_rate": [0.125, 0.25, 0.5]}, epochs=2)
+    >>> replay(lane, results.sel(learning_rate=0.25), epochs=2).cost.tolist()
+    [21.0, 9.0, 6.0]
     """
     if hasattr(point, "coords"):
-        point = {name: point.coords[name].values for name in point.coords if name in plans.parameters(lane)}
+        point = _point_of(lane, point)
     descent = lane(**{name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in point.items()})
     return descend(descent.cost, descent.params, descent.optimizer, epochs=epochs)
+
+
+def _point_of(lane: Callable[..., Descent], selection: "xarray.Dataset") -> dict[str, Any]:
+    """The arguments of the one lane that a table has been narrowed down to."""
+    if several := selection["outcome"].dims:
+        raise ValueError(f"replay takes one lane, and the selection has several along {', '.join(several)}: select one")
+    known = plans.parameters(lane)
+    anything = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    point = {}
+    for name, coordinate in selection.coords.items():
+        if "." in name or name == "epoch" or not (name in known or anything):
+            continue
+        if any(other.startswith(f"{name}.") and other != f"{name}.value" for other in selection.coords):
+            raise ValueError(f"the table only numbers the trees along {name!r}: give the lane's arguments by name")
+        values = selection.coords.get(f"{name}.value", coordinate).values
+        point[name] = values.item() if values.dtype.kind in "bU" else values
+    return point
 
 
 class _Devices(NamedTuple):
