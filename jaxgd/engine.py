@@ -138,12 +138,12 @@ def _at_start(one: Explicit, lanes: _Lanes, shared: Leaves, used, limits: Limits
     evaluate = jax.vmap(lambda *own: one.step(*own, shared)[:2], axis, axis)
     cost, grads = evaluate(lanes.constants, lanes.params, lanes.state)
     place = jnp.arange(cost.size, dtype=jnp.int32)
-    never = jnp.zeros_like(place)
+    none = jnp.zeros_like(place)
     history = jnp.full((limits.records.size, cost.size), jnp.nan, cost.dtype)
     lanes = lanes._replace(
         best_cost=cost,
-        best_epoch=never,
-        epochs=jnp.where(place < used, 0, NEVER),
+        best_epoch=none,
+        epochs=jnp.where(place < used, none, NEVER),
         place=place,
         history=history if axis else history.T,
     )

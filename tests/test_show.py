@@ -181,8 +181,9 @@ def test_lines_end_with_the_descent_and_are_few_for_a_long_one():
 # --- the picture ---
 
 
-def drawn(figure):
+def drawn(figure, dpi=60):
     """Draws, and checks that no text is cut off, that titles and legends cover nothing."""
+    figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer, page = canvas.get_renderer(), figure.bbox

@@ -11,8 +11,8 @@ import pytest
 import xarray
 
 import jaxgd
-from jaxgd import engine, store, table
-from jaxgd.plan import fingerprint, planned
+from jaxgd import store, table
+from jaxgd.plan import Plan, fingerprint, planned
 from jaxgd.sweep import carried_out
 
 RATES = np.geomspace(1e-3, 3, 150)
@@ -23,7 +23,7 @@ EPOCHS = 20
 def small_blocks():
     """Several batches of few lanes, the last of them at the ragged edge of the grid."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "block_size", lambda lane_bytes: 64)
+        patch.setattr(Plan, "block", 64)
         yield
 
 
