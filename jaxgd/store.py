@@ -87,7 +87,9 @@ class Folder:
     def keep_paths(self, paths: "xarray.Dataset") -> None:
         """Writes the stored paths, whole or not at all."""
         beside = self.path / f"{_PATHS}.partial"
-        group = zarr.create_group(beside, zarr_format=3, overwrite=True, attributes={"coordinates": _words(paths.coords)})
+        group = zarr.create_group(
+            beside, zarr_format=3, overwrite=True, attributes={"coordinates": _words(paths.coords)}
+        )
         for name, variable in paths.variables.items():
             _write_array(group, str(name), variable.dims, variable.values)
         _list_metadata(beside, paths.variables)
@@ -122,7 +124,8 @@ def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path =
       source: a folder in the repository whose commit the manifest notes.
 
     Raises:
-      StoreError: the folder holds something else, or another run, or another layout, or is damaged; it is left untouched.
+      StoreError: the folder holds something else, or another run, or another layout,
+        or is damaged; it is left untouched.
     """
     path, known_as = Path(path).absolute(), _hash(fingerprint.encode())
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -324,7 +327,9 @@ def _damaged_chunk(path: Path, group: zarr.Group, name: str) -> StoreError:
         try:
             array.blocks[_block(array, tile)]
         except _UNREADABLE:
-            return StoreError(f"{_chunk(path, array, tile)} is damaged; remove it and run again: its batch is done anew")
+            return StoreError(
+                f"{_chunk(path, array, tile)} is damaged; remove it and run again: its batch is done anew"
+            )
     return _damaged(path / _RESULTS / name)
 
 

@@ -159,8 +159,18 @@ def test_a_title_is_no_new_run_and_anything_else_is(tmp_path):
         return run.prepared(a_file(tmp_path, SWEEP), settings, runs=tmp_path).folder
 
     assert folder("title='another'") == folder()
-    changes = ["run.epochs=31", "run.target=5.1", "start.x=3.1", "cost.minimum=4", "run.precision='float64'", "record.paths=3"]
-    assert len({folder(), *map(folder, changes), folder("cost.expression='x**2 + 6'"), folder("sweep.seed.values=[0,2]")}) == 9
+    changes = [
+        "run.epochs=31",
+        "run.target=5.1",
+        "start.x=3.1",
+        "cost.minimum=4",
+        "run.precision='float64'",
+        "record.paths=3",
+    ]
+    assert (
+        len({folder(), *map(folder, changes), folder("cost.expression='x**2 + 6'"), folder("sweep.seed.values=[0,2]")})
+        == 9
+    )
 
 
 def test_nothing_is_written_by_preparing_or_by_a_bad_config(tmp_path):
@@ -174,7 +184,10 @@ def test_nothing_is_written_by_preparing_or_by_a_bad_config(tmp_path):
     "old, new",
     [
         ("(x - data) ** 2", "(x - data) ** 4"),  # the program
-        ("data = np.arange(2000.0, dtype=np.float32)", "data = np.arange(2000.0, dtype=np.float32); data[1000] += 1"),  # one constant of many
+        (
+            "data = np.arange(2000.0, dtype=np.float32)",
+            "data = np.arange(2000.0, dtype=np.float32); data[1000] += 1",
+        ),  # one constant of many
         ("1.0, optax", "1.5, optax"),  # the start
         ("lambda x: jnp.mean((x - data) ** 2)", "__import__('jax').jit(lambda x: jnp.mean((x - data[::-1]) ** 2))"),
     ],
@@ -190,7 +203,9 @@ def test_an_edited_model_is_a_new_run(tmp_path, old, new):
 
 def test_data_inside_a_jitted_cost_counts_too(tmp_path):
     def fingerprint(change):
-        jitted = MODEL.replace("lambda x: jnp.mean((x - data) ** 2)", "__import__('jax').jit(lambda x: jnp.mean((x - data) ** 2))")
+        jitted = MODEL.replace(
+            "lambda x: jnp.mean((x - data) ** 2)", "__import__('jax').jit(lambda x: jnp.mean((x - data) ** 2))"
+        )
         a_file(tmp_path, jitted.replace("dtype=np.float32)", f"dtype=np.float32); data[1000] += {change}"), "model.py")
         return run.prepared(a_file(tmp_path, MINE), runs=tmp_path).fingerprint
 
@@ -206,13 +221,19 @@ def test_a_fingerprint_is_the_same_in_another_process(tmp_path):
 
 
 def test_a_user_s_lane_with_names_as_an_axis(tmp_path):
-    model = MODEL.replace("learning_rate=0.1)", 'kind, learning_rate=0.1)').replace("mean(", "mean({'flat': 0.1, 'steep': 1.0}[kind] * ")
+    model = MODEL.replace("learning_rate=0.1)", "kind, learning_rate=0.1)").replace(
+        "mean(", "mean({'flat': 0.1, 'steep': 1.0}[kind] * "
+    )
     a_file(tmp_path, model, "model.py")
     text = MINE + 'lane.kind = { values = ["flat", "steep"] }\n[record]\npaths = 4\n'
     prepared = carried_out(tmp_path, text)
     stored, paths = store.opened_table(prepared.folder), store.opened_paths(prepared.folder)
     assert stored.outcome.dims == ("learning_rate", "kind") and stored.kind.values.tolist() == ["flat", "steep"]
-    assert set(paths.kind.values.tolist()) <= {"flat", "steep"} and list(paths.coords) == ["epoch", "learning_rate", "kind"]
+    assert set(paths.kind.values.tolist()) <= {"flat", "steep"} and list(paths.coords) == [
+        "epoch",
+        "learning_rate",
+        "kind",
+    ]
 
 
 # --- the paths ---
@@ -279,7 +300,9 @@ def test_a_race_is_its_own_paths_in_its_own_precision(tmp_path):
     with jax.enable_x64(True):
         history = jaxgd.replay(prepared.plan.lane, {"optimizer": "momentum"}, epochs=25)
     eps = np.finfo(np.float64).eps
-    np.testing.assert_allclose(paths.cost[1], history.cost, rtol=1e4 * 25 * eps)  # curvature up to 1e3 enlarges roundings
+    np.testing.assert_allclose(
+        paths.cost[1], history.cost, rtol=1e4 * 25 * eps
+    )  # curvature up to 1e3 enlarges roundings
     np.testing.assert_allclose(paths.gradient_norm[1], history.gradient_norm, rtol=1e4 * 25 * eps)
 
 

@@ -1,4 +1,4 @@
-"""What a user sees of a run: the lines of a descent, the closing table, the picture; of every shipped kind and every degenerate one."""
+"""What a user sees of a run: the lines of a descent, the closing table, the picture; of every kind, odd ones too."""
 
 import matplotlib
 import numpy as np
@@ -25,7 +25,14 @@ def a_table(axes, outcome=None, cost=None, *, minimum=0.0, minima=None, coords=(
     def over(value, dtype):
         return np.broadcast_to(np.asarray(value(**grid) if callable(value) else value), shape).astype(dtype)
 
-    known = {"outcome": outcome, "final_cost": cost, "start_cost": 100.0, "best_cost": cost, "best_epoch": 7.0, "epochs": 50.0}
+    known = {
+        "outcome": outcome,
+        "final_cost": cost,
+        "start_cost": 100.0,
+        "best_cost": cost,
+        "best_epoch": 7.0,
+        "epochs": 50.0,
+    }
     known |= {"window": 50.0, "progress": 1.0, "gradient_norm": 1.0, "window_gradient_norm": 2.0} | figures
     data = {}
     for name in FIGURES:
@@ -51,7 +58,9 @@ def some_paths(costs, outcomes, names=None):
     """Paths [path, epoch] of a race."""
     costs = np.asarray(costs, np.float32)
     coords = {"epoch": np.arange(costs.shape[1])} | ({"optimizer": ("path", names)} if names else {})
-    return xarray.Dataset({"cost": (("path", "epoch"), costs), "outcome": ("path", np.asarray(outcomes, np.int8))}, coords)
+    return xarray.Dataset(
+        {"cost": (("path", "epoch"), costs), "outcome": ("path", np.asarray(outcomes, np.int8))}, coords
+    )
 
 
 def words(table, select="final_cost"):
@@ -65,7 +74,9 @@ def words(table, select="final_cost"):
 
 
 def test_one_axis_says_counts_best_edges_and_what_is_missing():
-    said = words(a_table({"learning_rate": RATES}, valley, depth, progress=lambda learning_rate: 9 * depth(learning_rate)))
+    said = words(
+        a_table({"learning_rate": RATES}, valley, depth, progress=lambda learning_rate: 9 * depth(learning_rate))
+    )
     assert said == [
         "outcome     lanes   share",
         "converged      10  41.7 %  met the target or the minimum",
@@ -78,8 +89,11 @@ def test_one_axis_says_counts_best_edges_and_what_is_missing():
         f"                        diverges from {RATES[18]:.6g} on",
         said[-1],
     ]
-    # a factor 10 per window of 50, from 10^(1-i) to 8 eps ≈ 10^-6.02: 50·(7.02 − i) on average over i < 8; median i = 3.5
-    assert said[-1] == f"missing  about {50 * (1 - np.log10(8 * 2.0**-23) - 3.5):.0f} epochs (median) where still descending"
+    # a factor 10 per window of 50, from 10^(1-i) to 8 eps ≈ 10^-6.02: 50·(7.02 − i), i < 8; median i = 3.5
+    assert (
+        said[-1]
+        == f"missing  about {50 * (1 - np.log10(8 * 2.0**-23) - 3.5):.0f} epochs (median) where still descending"
+    )
 
 
 def test_each_optimizer_has_its_lines_the_best_first():
@@ -89,7 +103,9 @@ def test_each_optimizer_has_its_lines_the_best_first():
     def costs(optimizer, learning_rate):
         return np.where(optimizer == 2, np.inf, np.where(optimizer == 0, 1e-3, 1e-5) + depth(learning_rate))
 
-    said = words(a_table({"optimizer": ["momentum", "adam", "wild"], "learning_rate": RATES}, shifted, costs, progress=np.nan))
+    said = words(
+        a_table({"optimizer": ["momentum", "adam", "wild"], "learning_rate": RATES}, shifted, costs, progress=np.nan)
+    )
     names = [line[9:17].strip() for line in said if line[:9].strip() in ("best", "") and line[9:17].strip()]
     assert names[:3] == ["adam", "momentum", "wild"]
     assert any("none: every lane diverged" in line for line in said)
@@ -99,7 +115,13 @@ def test_each_optimizer_has_its_lines_the_best_first():
 
 
 def test_gaps_are_admitted():
-    gapped = words(a_table({"learning_rate": RATES}, lambda learning_rate: np.where(learning_rate % 3 == 0, OSCILLATING, CONVERGED), 1.0))
+    gapped = words(
+        a_table(
+            {"learning_rate": RATES},
+            lambda learning_rate: np.where(learning_rate % 3 == 0, OSCILLATING, CONVERGED),
+            1.0,
+        )
+    )
     assert any(line.strip() == "with gaps" for line in gapped)
 
 
@@ -122,7 +144,14 @@ def test_over_starts_it_says_lowest():
 
 
 def test_replicates_are_a_median_and_no_axis():
-    said = words(a_table({"learning_rate": RATES[:3], "seed": [0, 1, 2, 3]}, DESCENDING, lambda learning_rate, seed: 1.0 + seed, progress=np.nan))
+    said = words(
+        a_table(
+            {"learning_rate": RATES[:3], "seed": [0, 1, 2, 3]},
+            DESCENDING,
+            lambda learning_rate, seed: 1.0 + seed,
+            progress=np.nan,
+        )
+    )
     assert "         median final cost 2.5 of 4 seeds" in said
     assert not any("seed " in line for line in said)
 
@@ -138,7 +167,11 @@ def test_replicates_are_a_median_and_no_axis():
         a_table({"kernel": ["a", "b"], "flag": ["x", "y"]}, TRAPPED, 1.0),
         a_table({f"a{i}": np.arange(2) for i in range(9)}, CONVERGED, 1.0),
         a_table({"optimizer": [f"rule{i}" for i in range(30)]}, DESCENDING, 1.0),
-        a_table({"optimizer": ["a" * 40, "b" * 40], "learning_rate": RATES}, lambda optimizer, learning_rate: valley(learning_rate), 1.0),
+        a_table(
+            {"optimizer": ["a" * 40, "b" * 40], "learning_rate": RATES},
+            lambda optimizer, learning_rate: valley(learning_rate),
+            1.0,
+        ),
     ],
     ids=lambda table: f"{dict(table.sizes)}",
 )
@@ -167,7 +200,10 @@ def test_the_lines_are_the_lesson_s():
 
 def test_lines_of_many_params_are_short():
     (line,) = lines_of({"params.x": [np.arange(1000.0)], "params.params_of_mine": [np.zeros((2, 2))]}, [1e-9])
-    assert line == "EPOCH 0: Cost = 1.000e-09, x = [0.000, 1.000, 2.000, 3.000, …], params_of_mine = [0.000, 0.000, 0.000, 0.000]"
+    assert (
+        line == "EPOCH 0: Cost = 1.000e-09, x = [0.000, 1.000, 2.000, 3.000, …], "
+        "params_of_mine = [0.000, 0.000, 0.000, 0.000]"
+    )
     assert lines_of({"params": [2.0]}, [4.0]) == ["EPOCH 0: Cost = 4.000, x = 2.000"]
 
 
@@ -191,7 +227,9 @@ def drawn(figure, dpi=60):
         if text.get_visible() and text.get_text().strip():
             box = text.get_window_extent(renderer)
             inside = page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1 and page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1
-            ticks = any(text in axis.get_ticklabels(which="both") for axes in figure.axes for axis in (axes.xaxis, axes.yaxis))
+            ticks = any(
+                text in axis.get_ticklabels(which="both") for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)
+            )
             assert inside or ticks, text.get_text()  # labels of ticks beyond the limits aren't drawn
     legends = [legend for legend in figure.legends] + [axes.get_legend() for axes in figure.axes if axes.get_legend()]
     titles = [figure._suptitle] if figure._suptitle else []
@@ -208,12 +246,24 @@ def up_down(x, y):
 
 SWEEPS = {
     "a learning rate": a_table({"learning_rate": RATES}, valley, depth),
-    "no known minimum": a_table({"learning_rate": RATES}, valley, lambda learning_rate: depth(learning_rate) - 3, minimum=None, start_cost=4.0),
-    "optimizers": a_table({"optimizer": ["adam", "sgd"], "learning_rate": RATES}, lambda optimizer, **o: valley(**o), lambda optimizer, **o: depth(**o)),
-    "many optimizers": a_table({"optimizer": [f"rule{i}" for i in range(12)], "learning_rate": RATES}, lambda optimizer, **o: valley(**o), 1.0),
-    "seeds as replicates": a_table({"learning_rate": RATES, "seed": np.arange(5)}, valley, lambda seed, **o: depth(**o) * (1 + seed)),
+    "no known minimum": a_table(
+        {"learning_rate": RATES}, valley, lambda learning_rate: depth(learning_rate) - 3, minimum=None, start_cost=4.0
+    ),
+    "optimizers": a_table(
+        {"optimizer": ["adam", "sgd"], "learning_rate": RATES},
+        lambda optimizer, **o: valley(**o),
+        lambda optimizer, **o: depth(**o),
+    ),
+    "many optimizers": a_table(
+        {"optimizer": [f"rule{i}" for i in range(12)], "learning_rate": RATES}, lambda optimizer, **o: valley(**o), 1.0
+    ),
+    "seeds as replicates": a_table(
+        {"learning_rate": RATES, "seed": np.arange(5)}, valley, lambda seed, **o: depth(**o) * (1 + seed)
+    ),
     "seeds alone": a_table({"seed": np.arange(5)}, CONVERGED, lambda seed: 1.0 + seed),
-    "seeds and names": a_table({"kernel": ["a", "b"], "seed": np.arange(5)}, CONVERGED, lambda seed, kernel: 1.0 + seed),
+    "seeds and names": a_table(
+        {"kernel": ["a", "b"], "seed": np.arange(5)}, CONVERGED, lambda seed, kernel: 1.0 + seed
+    ),
     "trials": a_table(
         {"optimizer": ["adam", "sgd"], "trial": np.arange(4)},
         DESCENDING,
@@ -226,35 +276,67 @@ SWEEPS = {
     "constant cost": a_table({"learning_rate": RATES}, TRAPPED, 100.0, minimum=None),
     "one value": a_table({"learning_rate": RATES[:1]}, CONVERGED, 1.0),
     "unsorted values": a_table({"x": np.array([3.0, -1.0, 2.0]), "y": np.array([1.0, 1.0, 0.5])}, CONVERGED, 1.0),
-    "1 × N": a_table({"x": np.arange(1.0), "learning_rate": RATES}, lambda x, **o: valley(**o), lambda x, **o: depth(**o)),
-    "two axes": a_table({"x": np.linspace(-2, 2, 21), "y": np.linspace(0, 1, 11)}, up_down, lambda x, y: x * 1.0 + y, start_cost=lambda x, y: x + 1.0),
+    "1 × N": a_table(
+        {"x": np.arange(1.0), "learning_rate": RATES}, lambda x, **o: valley(**o), lambda x, **o: depth(**o)
+    ),
+    "two axes": a_table(
+        {"x": np.linspace(-2, 2, 21), "y": np.linspace(0, 1, 11)},
+        up_down,
+        lambda x, y: x * 1.0 + y,
+        start_cost=lambda x, y: x + 1.0,
+    ),
     "basins": a_table(
-        {"x_1": np.linspace(-5, 5, 20), "x_0": np.linspace(-5, 5, 30)}, CONVERGED, 1e-13, minima=KNOWN_MINIMA,
+        {"x_1": np.linspace(-5, 5, 20), "x_0": np.linspace(-5, 5, 30)},
+        CONVERGED,
+        1e-13,
+        minima=KNOWN_MINIMA,
         **{"best_epoch": lambda x_1, x_0: x_1 + x_0 + 1.0},
-    ).assign(minimum=lambda t: t["outcome"].astype(float).copy(data=np.indices((20, 30)).sum(0) % 5.0).where(lambda m: m < 4).assign_attrs(known_minima=KNOWN_MINIMA)),
+    ).assign(
+        minimum=lambda t: (
+            t["outcome"]
+            .astype(float)
+            .copy(data=np.indices((20, 30)).sum(0) % 5.0)
+            .where(lambda m: m < 4)
+            .assign_attrs(known_minima=KNOWN_MINIMA)
+        )
+    ),
     "two axes, names, seeds": a_table(
         {"rule": ["a", "b"], "learning_rate": RATES, "momentum": np.linspace(0, 0.9, 5), "seed": np.arange(2)},
         lambda rule, momentum, seed, **o: valley(**o),
         lambda rule, momentum, seed, **o: depth(**o),
     ),
-    "four axes": a_table({"a": np.arange(3), "b": np.arange(4), "c": np.arange(5), "learning_rate": RATES}, lambda a, b, c, **o: valley(**o), 1.0),
+    "four axes": a_table(
+        {"a": np.arange(3), "b": np.arange(4), "c": np.arange(5), "learning_rate": RATES},
+        lambda a, b, c, **o: valley(**o),
+        1.0,
+    ),
     "two axes, all diverged": a_table({"x": np.arange(4), "y": np.arange(5)}, DIVERGED, np.nan, start_cost=np.inf),
     "two axes, larger than a page": a_table({"x": np.arange(3000), "y": np.arange(1200)}, CONVERGED, 1.0),
-    "a large span": a_table({"learning_rate": RATES}, CONVERGED, lambda learning_rate: 10.0 ** (3 * learning_rate - 38), start_cost=3e38),
+    "a large span": a_table(
+        {"learning_rate": RATES}, CONVERGED, lambda learning_rate: 10.0 ** (3 * learning_rate - 38), start_cost=3e38
+    ),
 }
 
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_sweep_draws(name):
-    picture = drawn(plots.overview(SWEEPS[name], None, f"A rather long title, as it may stand in a config: {name}, over its axes, and so forth"))
+    picture = drawn(
+        plots.overview(
+            SWEEPS[name], None, f"A rather long title, as it may stand in a config: {name}, over its axes, and so forth"
+        )
+    )
     assert picture[..., :3].std() > 0
 
 
 STRAIGHT = 100 * 0.5 ** np.arange(30)
 RACES = {
     "one": some_paths([STRAIGHT], [DESCENDING]),
-    "three": some_paths([STRAIGHT, STRAIGHT**0.5, STRAIGHT + 1], [CONVERGED, TRAPPED, OSCILLATING], ["adam", "momentum", "lion"]),
-    "one runs away": some_paths([STRAIGHT, np.append(100 * 10.0 ** np.arange(29), np.inf)], [CONVERGED, DIVERGED], ["calm", "wild"]),
+    "three": some_paths(
+        [STRAIGHT, STRAIGHT**0.5, STRAIGHT + 1], [CONVERGED, TRAPPED, OSCILLATING], ["adam", "momentum", "lion"]
+    ),
+    "one runs away": some_paths(
+        [STRAIGHT, np.append(100 * 10.0 ** np.arange(29), np.inf)], [CONVERGED, DIVERGED], ["calm", "wild"]
+    ),
     "all diverged at once": some_paths([np.append(100, np.full(29, np.nan))] * 2, [DIVERGED] * 2, ["a", "b"]),
     "NaN at the start": some_paths([np.full(30, np.nan)], [DIVERGED]),
     "constant": some_paths([np.full(30, 3.0)], [TRAPPED]),
@@ -275,7 +357,11 @@ def test_every_race_draws(name, minimum):
 
 def test_a_map_shows_the_right_outcome_at_the_right_place():
     """Whichever way its axes run, and however they are spaced."""
-    table = a_table({"x": np.array([2.0, 0.0, 1.0]), "y": np.geomspace(1, 1e4, 5)}, lambda x, y: np.where((x == 0) & (y == 4), DIVERGED, CONVERGED), 1.0)
+    table = a_table(
+        {"x": np.array([2.0, 0.0, 1.0]), "y": np.geomspace(1, 1e4, 5)},
+        lambda x, y: np.where((x == 0) & (y == 4), DIVERGED, CONVERGED),
+        1.0,
+    )
     figure = plots.overview(table, None, "")
     axes, picture = figure.axes[0], drawn(figure)
 
@@ -285,11 +371,17 @@ def test_a_map_shows_the_right_outcome_at_the_right_place():
 
     assert axes.get_xscale() == "log" and (axes.get_xlabel(), axes.get_ylabel()) == ("y", "x")
     assert colour(2.0, 1e4) == style.COLOURS["diverged"]
-    assert {colour(x, y) for x in (0.0, 1.0, 2.0) for y in (1.0, 1e2, 1e4) if (x, y) != (2.0, 1e4)} == {style.COLOURS["converged"]}
+    assert {colour(x, y) for x in (0.0, 1.0, 2.0) for y in (1.0, 1e2, 1e4) if (x, y) != (2.0, 1e4)} == {
+        style.COLOURS["converged"]
+    }
 
 
 def test_a_third_axis_is_cut_at_the_best_and_the_picture_says_where():
-    table = a_table({"decay": np.arange(3) / 4, "x": np.arange(5), "y": np.arange(6)}, CONVERGED, lambda decay, x, y: 1.0 + (decay != 2))
+    table = a_table(
+        {"decay": np.arange(3) / 4, "x": np.arange(5), "y": np.arange(6)},
+        CONVERGED,
+        lambda decay, x, y: 1.0 + (decay != 2),
+    )
     assert plots.overview(table, None, "").axes[0].get_ylabel() == "x\n(decay = 0.5)"
 
 

@@ -1,4 +1,4 @@
-"""The run folder: killed at any instant it goes on to the same numbers, and what is damaged is never used in silence."""
+"""The run folder: killed at any instant it goes on to the same numbers, and nothing damaged is used in silence."""
 
 import json
 import shutil
@@ -36,7 +36,9 @@ def lane(valley, learning_rate, scale):
     def cost(params):
         return jnp.sum(weights * params["x"] ** 2) + params["layer"]["y"] ** 2
 
-    return jaxgd.Descent(cost, {"x": scale * jnp.arange(1.0, 4.0), "layer": {"y": scale}}, jaxgd.gradient_descent(learning_rate))
+    return jaxgd.Descent(
+        cost, {"x": scale * jnp.arange(1.0, 4.0), "layer": {"y": scale}}, jaxgd.gradient_descent(learning_rate)
+    )
 
 
 AXES = {"valley": jaxgd.each(["light", "heavy"]), "learning_rate": RATES, "scale": np.array([1.0, 2.0])}
@@ -61,7 +63,9 @@ def whole(tmp_path_factory):
     """A finished run, not to be written to."""
     path = tmp_path_factory.mktemp("store") / "whole"
     folder = filled(path, a_plan())
-    paths = xarray.Dataset({"cost": (("path", "epoch"), np.ones((2, 3)))}, {"epoch": [0, 1, 2], "valley": ("path", ["light", "heavy"])})
+    paths = xarray.Dataset(
+        {"cost": (("path", "epoch"), np.ones((2, 3)))}, {"epoch": [0, 1, 2], "valley": ("path", ["light", "heavy"])}
+    )
     folder.keep_paths(paths)
     folder.keep_config('title = "whole"\n')
     folder.finish()
@@ -112,7 +116,8 @@ def test_xarray_opens_it_without_us_and_without_a_warning(whole):
     same(plain.drop_vars("done").load(), store.opened_table(whole))
     assert plain.outcome.dims == ("valley", "learning_rate", "scale")
     assert plain.sel(valley="heavy", scale=2.0).sizes == {"learning_rate": 150, "epoch": 3, "params.x.0": 3} | {
-        f"{name}.batch": size for name, size in zip(("valley", "learning_rate", "scale"), plain["done"].shape, strict=True)
+        f"{name}.batch": size
+        for name, size in zip(("valley", "learning_rate", "scale"), plain["done"].shape, strict=True)
     }
     assert plain.outcome.attrs["flag_meanings"].split() == list(jaxgd.OUTCOMES)
 
@@ -128,7 +133,9 @@ def test_counts_that_may_be_never_read_as_nan(whole):
     assert int(raw.target_epoch.min()) == -1
 
 
-@pytest.mark.parametrize("axes", [{"scale": np.array([1.0])}, {"learning_rate": RATES[:3], "scale": np.array([1.0])}, {}])
+@pytest.mark.parametrize(
+    "axes", [{"scale": np.array([1.0])}, {"learning_rate": RATES[:3], "scale": np.array([1.0])}, {}]
+)
 def test_small_and_dimensionless_grids(tmp_path, axes):
     def small(learning_rate=0.1, scale=1.0):
         return lane("light", learning_rate, scale)
@@ -177,7 +184,9 @@ def test_a_sweep_from_python_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(store.Folder, "keep", killed)
     with pytest.raises(KeyboardInterrupt):
         jaxgd.sweep(lane, AXES, **SETTINGS, run=run)
-    monkeypatch.setattr(store.Folder, "keep", lambda folder, box, figures: (calls.append(box), kept(folder, box, figures)))
+    monkeypatch.setattr(
+        store.Folder, "keep", lambda folder, box, figures: (calls.append(box), kept(folder, box, figures))
+    )
     resumed = jaxgd.sweep(lane, AXES, **SETTINGS, run=run)
     assert len(calls) == len(a_plan().boxes()) == len(set(map(str, calls)))
     same(resumed.drop_vars("valley"), jaxgd.sweep(lane, AXES, **SETTINGS).drop_vars("valley"))
@@ -239,7 +248,13 @@ def test_another_run_is_refused_and_untouched(copy):
 
 @pytest.mark.parametrize(
     "content, said",
-    [(None, "not a run folder"), ("{", "damaged"), ("[]", "damaged"), ('{"layout": 99}', "layout 99"), ('{"layout": 1}', "damaged")],
+    [
+        (None, "not a run folder"),
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ('{"layout": 99}', "layout 99"),
+        ('{"layout": 1}', "damaged"),
+    ],
 )
 def test_a_folder_that_is_no_run_is_refused_and_untouched(tmp_path, content, said):
     (tmp_path / "precious.txt").write_text("mine")
@@ -298,7 +313,10 @@ def test_torn_files_are_refused(copy, cut):
     tile = (0, 0, 0)
     for file, reading in (
         (copy / "manifest.json", lambda: store.opened(copy, plan, fingerprint(plan))),
-        (copy.joinpath("results.zarr", "done", "c", *map(str, tile)), lambda: store.opened(copy, plan, fingerprint(plan)).unfinished()),
+        (
+            copy.joinpath("results.zarr", "done", "c", *map(str, tile)),
+            lambda: store.opened(copy, plan, fingerprint(plan)).unfinished(),
+        ),
         (copy.joinpath("results.zarr", "final_cost", "c", *map(str, tile)), lambda: store.opened_table(copy)),
         (copy.joinpath("results.zarr", "learning_rate", "c", "0"), lambda: store.opened(copy, plan, fingerprint(plan))),
     ):
@@ -371,7 +389,9 @@ def test_the_commit_of_the_repository_around_the_source(tmp_path):
 
     def git(*words):
         who = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
-        return subprocess.run(["git", "-C", tmp_path, *who, *words], check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", tmp_path, *who, *words], check=True, capture_output=True, text=True
+        ).stdout.strip()
 
     assert store._commit(tmp_path) is None
     git("init", "-q")

@@ -77,7 +77,9 @@ def _with_heights(table: "xarray.Dataset") -> "xarray.Dataset":
 
 def _curves(table: "xarray.Dataset", paths: "xarray.Dataset", title: str) -> Figure:
     """Cost over epochs, and the same on a logarithmic scale where it spans one."""
-    some = np.unique(np.linspace(0, paths.sizes["path"] - 1, min(paths.sizes["path"], _MOST_CURVES)).round().astype(int))
+    some = np.unique(
+        np.linspace(0, paths.sizes["path"] - 1, min(paths.sizes["path"], _MOST_CURVES)).round().astype(int)
+    )
     costs = paths["cost"].values[some].astype(float)
     minimum = table.attrs.get("minimum")
     above = np.where(costs > (minimum or 0), costs - (minimum or 0), np.nan)  # a logarithm has no room for 0
@@ -146,14 +148,20 @@ def _strips(rows: dict[str, "xarray.Dataset"], along: str, title: str) -> Figure
     every[-1].set_xlabel(label)
     handles = {label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     order = [label for label in (*map(_in_legend, OUTCOMES), "median", "best") if label in handles]
-    figure.legend([handles[label] for label in order], order, loc="outside lower center", ncols=len(order), columnspacing=1.2)
+    figure.legend(
+        [handles[label] for label in order], order, loc="outside lower center", ncols=len(order), columnspacing=1.2
+    )
     return _titled(figure, title)
 
 
 def _scale_of(table: "xarray.Dataset", along: str) -> tuple[str, np.ndarray]:
     """What an axis shows, and its values: for trials, the hyperparameter that they vary, if it is a single one."""
     if along == "trial":
-        varied = [str(c) for c in table.coords if c != along and table[c].dims == ("trial",) and np.isfinite(table[c].values).any()]
+        varied = [
+            str(c)
+            for c in table.coords
+            if c != along and table[c].dims == ("trial",) and np.isfinite(table[c].values).any()
+        ]
         if len(varied) == 1:
             return varied[0], table[varied[0]].values
     return along, table[along].values
@@ -213,7 +221,7 @@ def _maps(rows: dict[str, "xarray.Dataset"], up: str, across: str, title: str) -
 
 
 def _cut(table: "xarray.Dataset", up: str, across: str) -> tuple["xarray.Dataset", str]:
-    """A table over two sorted dimensions, and in words where the others are cut: at the best setting, the first seed."""
+    """A table over two sorted dimensions, and where the others are cut: at the best setting, the first seed."""
     others = [d for d in table["outcome"].dims if d not in (up, across)]
     try:
         place = best(table)
@@ -221,7 +229,10 @@ def _cut(table: "xarray.Dataset", up: str, across: str) -> tuple["xarray.Dataset
         place = table.isel({d: 0 for d in others})
     at = {d: 0 if d in REPLICATES else int(np.flatnonzero(table[d].values == place[d].values)[0]) for d in others}
     flat = table.isel(at).sortby([up, across])
-    thin = {d: np.unique(np.linspace(0, flat.sizes[d] - 1, min(flat.sizes[d], _MOST_CELLS)).astype(int)) for d in (up, across)}
+    thin = {
+        d: np.unique(np.linspace(0, flat.sizes[d] - 1, min(flat.sizes[d], _MOST_CELLS)).astype(int))
+        for d in (up, across)
+    }
     said = ", ".join(f"{d} = {table[d].values[i]:.4g}" for d, i in at.items() if table.sizes[d] > 1)
     return flat.isel(thin).transpose(up, across, ...), said
 
@@ -252,13 +263,20 @@ def _minimum_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, a
     key = [(", ".join(f"{v:.3g}" for v in places[i]), colours[i]) for i in common if counts[i]]
     _key(axes, key + [("none", NOWHERE)] * bool(np.isnan(reached).any()))
     parts = [re.fullmatch(r"(.+)_(\d+)", name) for name in (across, up)]
-    if all(parts) and parts[0][1] == parts[1][1] and all(int(part[2]) < places.shape[1] for part in parts) and places.shape[1] == 2:
+    if (
+        all(parts)
+        and parts[0][1] == parts[1][1]
+        and all(int(part[2]) < places.shape[1] for part in parts)
+        and places.shape[1] == 2
+    ):
         x, y = (places[:, int(part[2])] for part in parts)
         axes.plot(x, y, "k*", markersize=9, markeredgecolor="white")
     return "minimum reached"
 
 
-def _patchwork(axes: Axes, table: "xarray.Dataset", codes: np.ndarray, up: str, across: str, colours: Sequence[Any]) -> None:
+def _patchwork(
+    axes: Axes, table: "xarray.Dataset", codes: np.ndarray, up: str, across: str, colours: Sequence[Any]
+) -> None:
     norm = BoundaryNorm(np.arange(len(colours) + 1) - 0.5, len(colours))
     _mesh(axes, table, codes, up, across, cmap=ListedColormap(colours), norm=norm)
 
@@ -290,7 +308,9 @@ def _is_log(values: np.ndarray) -> bool:
     if len(values) < 3 or values[0] <= 0 or values[-1] < 20 * values[0]:
         return False
     middle = np.median(values)
-    return bool(abs(np.log(middle / np.sqrt(values[0] * values[-1]))) < abs(np.log(middle / ((values[0] + values[-1]) / 2))))
+    return bool(
+        abs(np.log(middle / np.sqrt(values[0] * values[-1]))) < abs(np.log(middle / ((values[0] + values[-1]) / 2)))
+    )
 
 
 def _titled(figure: Figure, title: str) -> Figure:

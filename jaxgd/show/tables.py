@@ -192,5 +192,7 @@ def _missing(rows: dict[str, "xarray.Dataset"]) -> list[tuple[str, str]]:
         if np.isfinite(missing).any():
             median = float(f"{np.nanmedian(missing):.3g}")
             about = thousands(median) if median < 1e9 else f"{median:.3g}"
-            found.append((name, f"about {about} epochs{' (median)' if missing.size > 1 else ''} where still descending"))
+            found.append(
+                (name, f"about {about} epochs{' (median)' if missing.size > 1 else ''} where still descending")
+            )
     return found
