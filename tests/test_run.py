@@ -137,7 +137,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
 
 
 def test_run_toml_is_the_config_with_its_defaults_and_runs_again(tmp_path):
-    prepared = carried_out(tmp_path, RACE, "run.epochs=3")
+    prepared = carried_out(tmp_path, SWEEP, "run.epochs=3")
     content = tomllib.loads((prepared.folder / "run.toml").read_text())
     assert content["run"] == {"epochs": 3, "precision": "float32", "select": "final_cost", "unequal_trials": False}
     assert run.config_of(prepared.folder) == prepared.config
@@ -146,11 +146,11 @@ def test_run_toml_is_the_config_with_its_defaults_and_runs_again(tmp_path):
 
 
 def test_a_run_toml_changed_by_hand_is_not_believed_and_mended_by_running(tmp_path):
-    prepared = carried_out(tmp_path, RACE, "run.epochs=3")
-    a_file(prepared.folder, RACE, "run.toml")
+    prepared = carried_out(tmp_path, SWEEP, "run.epochs=3")
+    a_file(prepared.folder, SWEEP, "run.toml")
     with pytest.raises(store.StoreError, match=r"run\.toml is damaged"):
         run.config_of(prepared.folder)
-    carried_out(tmp_path, RACE, "run.epochs=3")
+    carried_out(tmp_path, SWEEP, "run.epochs=3")
     assert run.config_of(prepared.folder) == prepared.config
 
 
@@ -321,8 +321,8 @@ def test_a_single_descent_and_one_valued_axes_have_their_path(tmp_path):
 
 
 def test_a_word_finds_its_run(tmp_path):
-    prepared = carried_out(tmp_path, RACE, "run.epochs=3")
-    other = carried_out(tmp_path, RACE, "run.epochs=4")
+    prepared = carried_out(tmp_path, SWEEP, "run.epochs=3")
+    other = carried_out(tmp_path, SWEEP, "run.epochs=4")
     runs = tmp_path / "runs"
     assert run.resolved(str(prepared.folder), runs) == prepared.folder
     assert run.resolved(prepared.folder.name[:7], runs) == prepared.folder
@@ -332,7 +332,7 @@ def test_a_word_finds_its_run(tmp_path):
         run.resolved("yours", runs)
     with pytest.raises(ConfigError, match="has not been run yet"):
         run.resolved(str(tmp_path / "mine.toml"), runs)
-    a_file(tmp_path, RACE.replace("epochs = 25", "epochs = 4"))
+    a_file(tmp_path, SWEEP.replace("epochs = 30", "epochs = 4"))
     assert run.resolved(str(tmp_path / "mine.toml"), runs) == other.folder
     assert isinstance(run.config_of(other.folder), config.Config)
     assert isinstance(xarray.open_zarr(other.folder / "results.zarr"), xarray.Dataset)

@@ -281,7 +281,7 @@ def test_an_empty_folder_is_taken(tmp_path):
 
 
 def test_every_flipped_byte_is_noticed(tmp_path):
-    """A byte near the start, in the middle and near the end of each file in turn."""
+    """A byte of each file in turn: at the start, in the middle, near the end."""
 
     def small(learning_rate, name):
         return lane("light", learning_rate, 1.0)
@@ -294,16 +294,15 @@ def test_every_flipped_byte_is_noticed(tmp_path):
     honest = store.opened_table(path)
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
     assert {"manifest.json", "run.toml", "zarr.json"} <= {file.name for file in files} and len(files) > 60
-    for file in files:
+    for turn, file in enumerate(files):
         content = file.read_bytes()
-        for position in (0, len(content) // 2, len(content) - 2):
-            flipped(file, position)
-            part = file.relative_to(path).parts[0]
-            with pytest.raises(store.StoreError) as refused:
-                {"paths.zarr": store.opened_paths, "run.toml": store.config_file}.get(part, store.opened_table)(path)
-            named = str(refused.value)
-            assert named.startswith(str(file)) or (part == "manifest.json" and "layout" in named), (file, named)
-            file.write_bytes(content)
+        flipped(file, (0, len(content) // 2, len(content) - 2)[turn % 3])
+        part = file.relative_to(path).parts[0]
+        with pytest.raises(store.StoreError) as refused:
+            {"paths.zarr": store.opened_paths, "run.toml": store.config_file}.get(part, store.opened_table)(path)
+        named = str(refused.value)
+        assert named.startswith(str(file)) or (part == "manifest.json" and "layout" in named), (file, named)
+        file.write_bytes(content)
     same(store.opened_table(path), honest)
 
 
