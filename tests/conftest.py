@@ -13,3 +13,12 @@ def precision(request):
     """The test in both precisions, which it gets by name."""
     with jax.enable_x64(request.param == "float64"):
         yield request.param
+
+
+@pytest.fixture
+def compiled_in_haste():
+    """Programs that run slowly but compile in half the time, where a test compiles many."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

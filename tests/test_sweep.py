@@ -160,6 +160,13 @@ def branches(learning_rate, x=4.0):
         (lambda learning_rate: learning_rate, {"learning_rate": RATES}, {}, TypeError, "it must return a jaxgd.Descent"),
         (lane, {"learning_rate": RATES}, {"epochs": 0}, ValueError, "epochs = 0: must be a whole number, 1 or more"),
         (lane, {"learning_rate": RATES}, {"epochs": 2.5}, ValueError, "epochs = 2.5: must be a whole number"),
+        (
+            lambda n: jaxgd.Descent(jnp.sum, jnp.ones(n), optax.sgd(0.1)),
+            {"n": jaxgd.each([1, 2])},
+            {},
+            ValueError,
+            "at n = 2 the params differ in shape or dtype from the first lane's",
+        ),
         (lane, {"learning_rate": RATES}, {"history": 1}, ValueError, "history = 1: must be a whole number, 2 or more"),
     ],
 )  # fmt: skip
@@ -194,12 +201,12 @@ def test_replay_agrees_with_the_lane_it_repeats(precision):
 def test_replay_takes_names_and_vectors_from_the_table():
     def one(optimizer, x, size):
         maker = {"sgd": optax.sgd, "adam": optax.adam}[optimizer]
-        return jaxgd.Descent(lambda p: jnp.sum(p**2), jnp.resize(x, size), maker(0.1))
+        return jaxgd.Descent(lambda p: jnp.sum(p[:size] ** 2), x, maker(0.1))
 
     axes = {"optimizer": jaxgd.each(["sgd", "adam"]), "x": np.arange(6.0).reshape(3, 2), "size": jaxgd.each([1, 2])}
     table = jaxgd.sweep(one, axes, epochs=3)
     point = table.sel(optimizer="adam", x=2, size=2)
-    np.testing.assert_allclose(jaxgd.replay(one, point, epochs=3).params[-1], point["params"][:2], rtol=1e-6)
+    np.testing.assert_allclose(jaxgd.replay(one, point, epochs=3).params[-1], point["params"], rtol=1e-6)
 
 
 def test_replay_refuses_what_is_not_one_lane_and_what_the_table_only_numbers():
@@ -289,7 +296,7 @@ _NEED_MORE = {  # and what they say
 
 @pytest.mark.parametrize("name", optimizers())
 @pytest.mark.filterwarnings("ignore:Specifying a key will be required")  # optax, of noisy_sgd
-def test_optimizer_can_be_swept(name):
+def test_optimizer_can_be_swept(name, compiled_in_haste):
     factory = optimizers()[name]
 
     def one(learning_rate):
@@ -305,4 +312,5 @@ def test_optimizer_can_be_swept(name):
     table = sweep()
     assert (table.epochs == 3).all() and np.isfinite(table.final_cost).all()
     assert (table["params"] != [2.0, -1.0]).any()
-    assert (table.final_cost < table.start_cost).all() or name in ("gradient_ascent", "scale_by_rprop")
+    downhill = (table.final_cost <= table.start_cost).all()  # some feel their way with steps below the last bit
+    assert downhill != (name in ("gradient_ascent", "scale_by_rprop"))  # the second leaves the sign to the next in a chain
