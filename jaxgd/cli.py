@@ -1,6 +1,7 @@
 """The command: words in, words out, exit codes. 0 done, 1 failed, 2 bad input, 130 interrupted."""
 
 import functools
+import math
 import os
 import sys
 import textwrap
@@ -25,6 +26,7 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE"
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN_HELP, show_default=False)]
 _SLOW = 1.0  # seconds from which progress is shown
+_INTERRUPTED = 130
 
 
 class BadInput(Exception):
@@ -39,10 +41,9 @@ def main() -> None:
 def answered(words: list[str] | None = None) -> int:
     """Carries out a command line, by default this process's own; returns its exit code."""
     try:
-        return app(words, standalone_mode=False) or 0
+        code = app(words, standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; what is finished is kept, and the same command goes on from there")
-        return 130
+        code = _INTERRUPTED
     except Exception as error:
         if hasattr(error, "format_message"):  # the command line itself is wrong
             _complain(error.format_message())
@@ -54,6 +55,9 @@ def answered(words: list[str] | None = None) -> int:
             raise
         _complain(f"{type(error).__name__}: {error}\n(set JAXGD_TRACEBACK=1 to see where)")
         return 1
+    if code == _INTERRUPTED:
+        _complain("interrupted; what is finished is kept, and the same command goes on from there")
+    return code
 
 
 def _complain(text: str) -> None:
@@ -157,7 +161,7 @@ def check(config: ConfigPath, set: Settings = None) -> None:
 
     prepared = runs.prepared(config, set or ())
     plan = prepared.plan
-    stored = sum(int(v.dtype.itemsize * _product(v.shape)) for v in table.variables(plan).values())
+    stored = sum(int(v.dtype.itemsize * math.prod(v.shape)) for v in table.variables(plan).values())
     working = plan.blocks * plan.block * (bytes_of(plan.outline) + 16 * 8)
     axes = " × ".join(f"{d.name} {d.size}" for d in plan.dimensions) or "a single descent"
     done = "finished or begun already" if prepared.folder.exists() else "new"
@@ -165,7 +169,8 @@ def check(config: ConfigPath, set: Settings = None) -> None:
     out.print(f"{config}: good", soft_wrap=True, markup=False)
     out.print(f"[bold]lanes[/]    {plan.lanes}  ({axes})")
     out.print(f"[bold]epochs[/]   {plan.epochs} each at most, {plan.lanes * plan.epochs:.3g} updates in all")
-    out.print(f"[bold]batches[/]  {len(plan.boxes())}, of up to {_product(plan.chunk)} lanes in blocks of {plan.block}")
+    size = math.prod(plan.chunk)
+    out.print(f"[bold]batches[/]  {len(plan.boxes())}, of up to {size} lanes in blocks of {plan.block}")
     out.print(f"[bold]memory[/]   about {_size(working)} per worker")
     out.print(f"[bold]disk[/]     {_size(stored)} before compression")
     out.print(f"[bold]results[/]  {prepared.folder}  ({done})", soft_wrap=True)
@@ -204,8 +209,9 @@ def init(
     templates = _templates()
     if like not in templates:
         raise BadInput(f"--like {like}: there is no such template{near(like, templates)}")
-    target = Path(name if name.endswith(".toml") else f"{name}.toml")
-    if target.stem.strip(".") == "" or name.endswith("/"):
+    name = name.removesuffix(".toml")
+    target = Path(f"{name}.toml")
+    if not name or name.endswith(("/", os.sep)):
         raise BadInput(f"{name!r} is no name for a config")
     try:
         with target.open("x", encoding="utf-8") as file:
@@ -261,13 +267,14 @@ def _carry_out(prepared: Any) -> None:
 
     def progress(done: int, lanes: int) -> None:
         bar.update(task, completed=done, total=lanes)
-        if time.perf_counter() - began > _SLOW:
+        if time.perf_counter() - began > _SLOW and bar.console.is_terminal:  # in a log a bar is only noise
             bar.start()
 
     try:
         runs.carry_out(prepared, progress)
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _picture(folder: Path, table: Any, paths: Any, title: str) -> Path:
@@ -296,13 +303,6 @@ def _median(values: Any) -> float:
     import numpy as np
 
     return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
-
-
-def _product(numbers: Any) -> int:
-    result = 1
-    for number in numbers:
-        result *= int(number)
-    return result
 
 
 def _size(count: float) -> str:

@@ -276,3 +276,172 @@ def test_bad_input_is_one_message_and_leaves_nothing(case, folder):
     assert answer.err.startswith("jaxgd: ") and answer.err.count("\n") == 1 and "Traceback" not in answer.err
     assert answer.out == ""
     assert [path for path in sorted(folder.iterdir()) if path.name != "__pycache__"] == before
+
+
+def test_there_are_many_cases():
+    assert len(BAD) >= 40
+
+
+def write(folder, text, name="good.toml"):
+    (folder / name).write_text(text, "utf-8")
+    return name
+
+
+def folder_of(answer):
+    return Path(re.search(r"results\s+(\S+)", answer.out)[1])
+
+
+def test_run_prints_the_lesson_and_says_where_it_is(folder):
+    answer = command("run", write(folder, GOOD))
+    assert (answer.code, answer.err) == (0, "")
+    lines = answer.out.splitlines()
+    assert lines[0] == "EPOCH 0: Cost = 14.000, x = 3.000"
+    assert lines[1] == "EPOCH 1: Cost = 10.760, x = 2.400"
+    assert [line.split(":")[0] for line in lines[:4]] == [f"EPOCH {k}" for k in range(4)]
+    run = folder_of(answer)
+    assert run.parent == Path("runs") and (folder / run / "run.toml").is_file()
+    assert (folder / re.search(r"picture\s+(\S+)", answer.out)[1]).stat().st_size > 1000
+    written = (folder / run / "results.zarr" / "final_cost").stat().st_mtime_ns
+    again = command("run", "good.toml")
+    assert again.code == 0 and folder_of(again) == run
+    assert (folder / run / "results.zarr" / "final_cost").stat().st_mtime_ns == written
+
+
+def test_titles_are_printed_as_they_are(folder):
+    title = "[bold]x[/bold] and [/nothing] in [red]"
+    for name in ("good.toml", "[red]good.toml"):
+        assert title in command("run", write(folder, f'title = "{title}"\n{GOOD}', name)).out
+    assert "[red]good.toml: good" in command("check", "[red]good.toml").out
+
+
+def test_settings_reach_every_table_and_take_the_sweep_away(folder):
+    name = write(folder, GOOD + "[sweep]\noptimizer.learning_rate = { values = [0.1, 0.2] }")
+    assert "(learning_rate 2)" in command("check", name).out
+    wider = "sweep.optimizer.learning_rate={geomspace=[1e-3,1,8]}"
+    assert "(learning_rate 8)" in command("check", name, "--set", wider).out
+    assert "(learning_rate 2 × x 3)" in command("check", name, "--set", "sweep.start.x={values=[1,2,3]}").out
+    assert "(a single descent)" in command("check", name, "--set", "sweep={}").out
+    changed = command("run", name, "--set", "sweep={}", "--set", "run.epochs=1", "--set", "start.x=5", "--set", "cost.expression=x**2")
+    assert changed.out.startswith("EPOCH 0: Cost = 25.000, x = 5.000\nEPOCH 1: Cost = 16.000, x = 4.000\n\n")
+
+
+def test_check_writes_nothing(folder):
+    answer = command("check", write(folder, GOOD))
+    assert answer.code == 0 and "good.toml: good" in answer.out and "(new)" in answer.out
+    assert [path.name for path in folder.iterdir()] == ["good.toml"]
+    command("run", "good.toml")
+    assert "begun already" in command("check", "good.toml").out
+
+
+def test_divergence_is_a_result_and_no_failure(folder):
+    answer = command("run", write(folder, GOOD), "--set", "optimizer.learning_rate=100", "--set", "run.epochs=100")
+    assert answer.code == 0 and "diverged" in answer.out
+
+
+def test_best_by_folder_config_and_prefix(folder):
+    grid = GOOD + "[sweep]\noptimizer.learning_rate = { values = [0.1, 0.5, 2.0] }"
+    run = folder_of(command("run", write(folder, grid)))
+    assert command("best", "good.toml").out.startswith("learning_rate = 0.5\n")
+    assert command("best", run).out == command("best", "good.toml").out == command("best", run.name[:6]).out
+    config = tomllib.loads(command("best", "good", "--toml").out)
+    assert config["optimizer"]["learning_rate"] == 0.5 and not config.get("sweep")
+    unknown = command("best", "godo")
+    assert unknown.code == 2 and "godo is no run" in unknown.err and run.name in unknown.err
+    command("run", "good.toml", "--set", "run.epochs=5")
+    several = command("best", "good")
+    assert several.code == 2 and "good could be good-" in several.err
+    write(folder, grid + "\n[record]\nhistory = 2", "other.toml")
+    never = command("best", "other.toml")
+    assert never.code == 2 and never.err == "jaxgd: other.toml has not been run yet: jaxgd run other.toml\n"
+    assert not list(folder.glob("runs/other*"))
+
+
+def test_the_config_of_the_best_runs(folder):
+    command("run", write(folder, RACE + "[sweep]\noptimizers.learning_rate = { values = [0.001, 0.01, 10.0] }"))
+    best = command("best", "good")
+    write(folder, command("best", "good", "--toml").out, "best.toml")
+    alone = command("run", "best.toml")
+    assert alone.code == 0
+    final = float(re.search(r"final_cost\s+(\S+)", best.out)[1])
+    assert f"final cost {final:.6g} after" in " ".join(alone.out.split())
+
+
+def test_no_best_where_all_diverged(folder):
+    command("run", write(folder, GOOD), "--set", "run.ceiling=1")
+    answer = command("best", "good")
+    assert answer.code == 2 and "every lane diverged" in answer.err
+
+
+def test_lists():
+    surfaces = command("list", "surfaces")
+    assert surfaces.code == 0
+    for name, surface in SURFACES.items():
+        assert f"\n{name}, " in "\n" + surfaces.out
+        assert surface.equation in surfaces.out and surface.about in surfaces.out
+    assert "himmelblau, 2 variables" in surfaces.out and "parabola, 1 variable\n" in surfaces.out
+    listed = command("list", "optimizers").out.splitlines()
+    assert {line for line in listed if not line.startswith(" ")} == set(optimizers())
+    assert "    learning_rate, momentum = 0.9" in listed
+    assert command("list", "planets") == (2, "", "jaxgd: list planets: can list surfaces or optimizers\n")
+
+
+def test_init(folder):
+    answer = command("init", "mine")
+    assert answer == (0, "mine.toml: like lesson; now: jaxgd run mine.toml\n", "")
+    assert command("check", "mine.toml").code == 0
+    assert command("init", "my.model", "--like", "race").code == 0 and (folder / "my.model.toml").is_file()
+    there = command("init", "mine.toml")
+    assert there.code == 2 and "is there already" in there.err
+    assert command("init", "other", "--like", "rase").err == "jaxgd: --like rase: there is no such template; did you mean race?\n"
+    for bad in ("", ".toml", "no/folder/mine", "a/"):
+        assert command("init", bad).code == 2
+    assert sorted(path.name for path in folder.iterdir()) == ["mine.toml", "my.model.toml"]
+
+
+def test_help_and_version():
+    assert command("--version") == (0, f"jaxgd {jaxgd.__version__}\n", "")
+    assert command().out == command("--help").out
+    for word in ("run", "check", "list", "init", "best"):
+        answer = command(word, "--help")
+        assert answer.code == 0 and "Usage:" in answer.out and answer.err == ""
+        shown = command("--help").out
+        assert re.search(rf"^  {word} .*\w\.$", shown, re.MULTILINE), "the one line of help is cut short"
+
+
+@pytest.mark.parametrize("words", [["bogus"], ["run"], ["run", "a", "b"], ["run", "a", "--bogus"], ["best"], ["run", "a", "--set"]])
+def test_a_wrong_command_line_is_bad_input(words):
+    answer = command(*words)
+    assert answer.code == 2 and answer.err.startswith("jaxgd: ") and "Traceback" not in answer.err
+
+
+def test_a_failure_names_its_reason(folder, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jaxgd.run.carry_out", full)
+    answer = command("run", write(folder, GOOD))
+    assert answer.code == 1 and "OSError: [Errno 28] No space left on device" in answer.err and "Traceback" not in answer.err
+    monkeypatch.setenv("JAXGD_TRACEBACK", "1")
+    with pytest.raises(OSError, match="No space"):
+        command("run", "good.toml")
+
+
+def process(*words, **more):
+    environment = os.environ | {"PYTHONPATH": str(Path(jaxgd.__file__).parents[1])}
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxgd", *words], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more
+    )
+
+
+def test_interrupted_it_says_how_to_go_on(folder):
+    write(folder, GOOD + "[sweep]\noptimizer.learning_rate = { geomspace = [1e-6, 0.1, 4_000_000] }")
+    running = process("run", "good.toml", "--set", "run.epochs=1000")
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("runs/*/results.zarr/final_cost/c/*")) and running.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 130, (out, err)
+    assert "jaxgd: interrupted; what is finished is kept, and the same command goes on from there" in err
+    assert "Traceback" not in err
