@@ -101,9 +101,13 @@ def opened(descent: Descent) -> tuple[Cost, PyTree, optax.GradientTransformation
 def step_of(cost: Cost, optimizer: optax.GradientTransformationExtraArgs) -> Step:
     """(params, state) → (cost and grads at params, the next params, the next state)."""
 
+    def value_fn(params, obj_fn=None):  # two names for one cost; a line search insists on handing on the other
+        return cost(params)
+
     def step(params, state):
         value, grads = jax.value_and_grad(cost)(params)
-        updates, state = optimizer.update(grads, state, params, value=value, grad=grads, value_fn=cost)
+        more = {"value": value, "grad": grads, "value_fn": value_fn, "obj_fn": cost}
+        updates, state = optimizer.update(grads, state, params, **more)
         return value, grads, optax.apply_updates(params, updates), state
 
     return step

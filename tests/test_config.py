@@ -1,4 +1,5 @@
 """Configs: defaults, settings laid over them, ranges and what they are called. What is refused is in test_cli."""
+# ruff: noqa: E501, because a case is a line
 
 import tomllib
 

@@ -18,7 +18,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from jaxgd.expression import CONSTANTS, DEEPEST, FUNCTIONS, LARGEST_POWER, MOST_CHARACTERS, ExpressionError, meaning, parse
+from jaxgd.expression import (
+    CONSTANTS,
+    DEEPEST,
+    FUNCTIONS,
+    LARGEST_POWER,
+    MOST_CHARACTERS,
+    ExpressionError,
+    meaning,
+    parse,
+)
 
 EPS = np.finfo(np.float64).eps
 
