@@ -237,7 +237,7 @@ def best(
     from jaxgd import lane, store
     from jaxgd import run as runs
     from jaxgd import table as tables
-    from jaxgd.show.tables import setting
+    from jaxgd.show.tables import setting, vector
 
     folder = runs.resolved(run)
     config, table = runs.config_of(folder), store.opened_table(folder).load()
@@ -253,6 +253,11 @@ def best(
         values = winner[name].values
         said = f"{values.item():.6g}" if values.ndim == 0 else f"median {_median(values):.6g} of {values.size}"
         print(f"{name:14s} {said}")
+    kept = store.opened_best(folder)
+    params = winner if kept is None else kept
+    for name in params.data_vars:
+        if str(name).split(".")[0] == "params" and not winner["outcome"].ndim:  # of several seeds, none is the one
+            print(f"{name:14s} {vector(params[name].values)}")
 
 
 def _carry_out(prepared: Any) -> None:

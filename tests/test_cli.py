@@ -10,10 +10,12 @@ import time
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import command
 
 import jaxgd
+from jaxgd import store
 from jaxgd.names import optimizers
 from jaxgd.surfaces import SURFACES
 
@@ -357,13 +359,30 @@ def test_best_by_folder_config_and_prefix(folder):
 
 
 def test_the_config_of_the_best_runs(folder):
-    command("run", write(folder, RACE + "[sweep]\noptimizers.learning_rate = { values = [0.001, 0.01, 10.0] }"))
+    sweep = "[sweep]\noptimizer.learning_rate = { geomspace = [0.001, 10, 5] }\nstart.x = { uniform = [1, 2], num = 3 }"
+    command("run", write(folder, GOOD + sweep))
     best = command("best", "good")
     write(folder, command("best", "good", "--toml").out, "best.toml")
     alone = command("run", "best.toml")
     assert alone.code == 0
     final = float(re.search(r"final_cost\s+(\S+)", best.out)[1])
     assert f"final cost {final:.6g} after" in " ".join(alone.out.split())
+
+
+def test_params_of_the_best_alone(folder):
+    grid = "\n[sweep]\noptimizer.learning_rate = { values = [0.1, 0.4, 2.0] }\nseed = { values = [0, 1] }"
+    text = GOOD.replace("x = 3.0", "x = { uniform = [1, 2], size = 3 }").replace("x**2 + 5", "sum(x**2) + 5") + grid
+    kept = {}
+    for params in ("all", "best", "none"):
+        run = folder_of(command("run", write(folder, text), "--set", f"record.params={params}"))
+        results, best = store.opened_table(run), store.opened_best(run)
+        assert ("params.x" in results) == (params == "all")
+        kept[params] = best if best is not None else results
+    alone, every = kept["best"], kept["all"].sel(learning_rate=0.4)
+    assert float(alone["learning_rate"]) == 0.4 and alone["params.x"].dims == ("seed", "params.x.0")
+    np.testing.assert_array_equal(alone["params.x"], every["params.x"].transpose("seed", ...))
+    single = command("run", write(folder, GOOD), "--set", "record.params=best")
+    assert "params.x       1.536" in command("best", folder_of(single)).out
 
 
 def test_no_best_where_all_diverged(folder):
