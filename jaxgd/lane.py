@@ -3,7 +3,6 @@
 import inspect
 import math
 import traceback
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import config as cfg
-from jaxgd import expression, names
+from jaxgd import expression, names, ranges
 from jaxgd import plan as plans
-from jaxgd.config import Axis, Config, ConfigError, near, shown
+from jaxgd.config import Config
 from jaxgd.descent import Descent
 from jaxgd.outcome import FIGURES
+from jaxgd.ranges import Axis, ConfigError, near, shown
 from jaxgd.trials import Trials, trials_of
 
 if TYPE_CHECKING:
@@ -154,58 +154,26 @@ def _place(error: Exception, folder: Path) -> str:
 # --- what varies ---
 
 
-def _key(seed: Any, role: str) -> jax.Array:
-    """The key of one random thing: from the seed and its role alone."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(role.encode()) >> 1)
-
-
-def _draw(key: jax.Array, word: str, numbers: list[float], shape: tuple[int, ...]) -> jax.Array:
-    a, b = numbers
-    if word == "normal":
-        return a + b * jax.random.normal(key, shape, float)
-    if word == "loguniform":
-        return jnp.exp(jax.random.uniform(key, shape, float, math.log(a), math.log(b)))
-    return jax.random.uniform(key, shape, float, a, b)
-
-
-def _numbers(axis: Axis, seed: int) -> list[Any] | np.ndarray:
-    """The values along one axis: an array of reals, or, of `values`, what the config holds."""
-    if axis.word == "values":
-        return axis.numbers
-    if axis.word in cfg.DRAWS:
-        numbers = _draw(_key(seed, f"sweep.{axis.key}"), axis.word, list(map(float, axis.numbers)), (axis.num,))
-    else:
-        numbers = (np.arange if axis.word == "arange" else getattr(np, axis.word))(*axis.numbers)
-    return np.asarray(numbers, float)
-
-
 def _private_numbers(config: Config) -> dict[str, np.ndarray]:
     """The values along each axis that varies one optimizer only, by its key."""
     found = {}
     for axis in cfg.axes(config):
         if axis.optimizer:
-            numbers = _numbers(axis, config.seed)
+            numbers = ranges.numbers(axis, config.seed)
             if any(isinstance(value, (list, dict)) for value in numbers):
                 raise ConfigError(f"sweep.{axis.key}: must be single values where it varies one optimizer only")
-            real = isinstance(numbers, np.ndarray) or all(map(cfg.is_number, numbers))
+            real = isinstance(numbers, np.ndarray) or all(map(ranges.is_number, numbers))
             found[axis.key] = np.array(numbers, float if real else object)
     return found
-
-
-def _seeds(where: str, numbers: list[Any] | np.ndarray) -> np.ndarray:
-    seeds = cfg.reals(where, numbers)
-    if not ((seeds >= 0) & (seeds < 2**31) & (seeds % 1 == 0)).all():
-        raise ConfigError(f"{where}: seeds must be whole numbers from 0 to 2 147 483 647")
-    return seeds.astype(np.int32)
 
 
 def _start_of(name: str, value: Any) -> Any:
     """A start as (distribution, numbers, shape) if it is drawn, else as an array."""
     where = f"start.{name}"
     if isinstance(value, dict):
-        word, numbers, size = cfg.draw_of(where, value)
+        word, numbers, size = ranges.draw_of(where, value)
         return word, numbers, () if size is None else (size,)
-    return cfg.reals(where, value)
+    return ranges.reals(where, value)
 
 
 def _start_at(start: Mapping[str, Any], seed: Any, settings: Mapping[str, Any] | None = None) -> dict[str, jax.Array]:
@@ -214,7 +182,7 @@ def _start_at(start: Mapping[str, Any], seed: Any, settings: Mapping[str, Any] |
     for name, value in start.items():
         value = settings.get(name, value)
         if isinstance(value, tuple):
-            value = _draw(_key(seed, f"start.{name}"), *value)
+            value = ranges.draw(seed, f"start.{name}", *value)
         value = jnp.asarray(value, float)
         for key, element in settings.items():
             if key.startswith(f"{name}."):
@@ -262,21 +230,21 @@ class _Lane:
 
     def values(self, axis: Axis) -> Any:
         """The values along an axis, in the type that its key needs."""
-        where, numbers = f"sweep.{axis.key}", _numbers(axis, self.config.seed)
+        where, numbers = f"sweep.{axis.key}", ranges.numbers(axis, self.config.seed)
         if axis.key == "seed":
-            return _seeds(where, numbers)
+            return ranges.seeds(where, numbers)
         if axis.path[0] in ("optimizer", "optimizers"):
             for factory in self.factories.values():
                 numbers = names.along(where, names.parameters(factory).get(axis.path[-1]), numbers)
         else:
-            numbers = cfg.reals(where, numbers)
+            numbers = ranges.reals(where, numbers)
         return plans.each(list(numbers)) if axis.each or isinstance(numbers, list) else numbers
 
     def trial_values(self) -> Any:
         """The axis of trials; a program for each if one of the hyperparameters that vary needs that."""
         for axis in self.trials.axes:
             parameter = names.parameters(self.factories[axis.optimizer]).get(axis.path[-1])
-            column = _numbers(axis, self.config.seed)
+            column = ranges.numbers(axis, self.config.seed)
             if axis.each or isinstance(names.along(f"sweep.{axis.key}", parameter, column), list):
                 return plans.each(range(self.trials.count))
         return np.arange(self.trials.count)
@@ -398,7 +366,7 @@ class _Lane:
             )
         elif axis.word == "values":
             for value in axis.numbers:
-                if cfg.reals(where, value).shape != shape:
+                if ranges.reals(where, value).shape != shape:
                     raise ConfigError(f"{where}: {shown(value)} must have the shape of start.{name}, {shape}")
 
 
@@ -427,9 +395,9 @@ class _UserLane:
         return self.function(**seed | self.config.lane.arguments | settings)
 
     def values(self, axis: Axis) -> Any:
-        where, numbers = f"sweep.{axis.key}", _numbers(axis, self.config.seed)
+        where, numbers = f"sweep.{axis.key}", ranges.numbers(axis, self.config.seed)
         if axis.key == "seed":
-            return _seeds(where, numbers)
+            return ranges.seeds(where, numbers)
         parameter = names.parameters(self.function).get(axis.path[1])
         numbers = names.along(where, parameter, numbers)
         return plans.each(list(numbers)) if axis.each or isinstance(numbers, list) else numbers

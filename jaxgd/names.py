@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 
 from jaxgd import config as cfg
 from jaxgd import expression, update
-from jaxgd.config import ConfigError, is_number, near, shown
+from jaxgd.ranges import ConfigError, is_number, near, reals, shown
 from jaxgd.surfaces import SURFACES, Surface
 
 Factory = Callable[..., optax.GradientTransformation]
@@ -131,7 +131,7 @@ def along(where: str, parameter: inspect.Parameter | None, numbers: list[Any] | 
         return values
     if _counts(parameter) and all(np.ndim(value) == 0 and value == int(value) for value in values):
         return list(map(int, values))
-    return cfg.reals(where, numbers)
+    return reals(where, numbers)
 
 
 def imported(key: str, reference: str, folder: Path) -> Callable:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxgd import config as cfg
-from jaxgd.config import Axis, Config, ConfigError
+from jaxgd.config import Config
+from jaxgd.ranges import Axis, ConfigError
 
 Columns = dict[str, np.ndarray]  # values by name
 
