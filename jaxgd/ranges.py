@@ -46,10 +46,6 @@ class Axis:
 # --- as TOML says it ---
 
 
-def _is_range(value: dict[str, Any]) -> bool:
-    return any(word in (*RANGES, *DRAWS) and not isinstance(inner, dict) for word, inner in value.items())
-
-
 def ranges_of(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[Axis]:
     """The entries of [sweep], in the order of the file.
 
@@ -72,6 +68,10 @@ def ranges_of(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[Axis
         else:
             word = next(iter(value))
             raise ConfigError(f"sweep.{'.'.join(here)}: {word} is not a range{near(word, (*RANGES, *DRAWS))}")
+
+
+def _is_range(value: dict[str, Any]) -> bool:
+    return any(word in (*RANGES, *DRAWS) and not isinstance(inner, dict) for word, inner in value.items())
 
 
 def _axis(key: str, value: dict[str, Any]) -> Axis:
@@ -189,6 +189,7 @@ def numbers(axis: Axis, seed: int) -> list[Any] | np.ndarray:
 
 
 def seeds(where: str, numbers: list[Any] | np.ndarray) -> np.ndarray:
+    """Whole numbers as seeds; `where` opens the message of what is refused."""
     seeds = reals(where, numbers)
     if not ((seeds >= 0) & (seeds < 2**31) & (seeds % 1 == 0)).all():
         raise ConfigError(f"{where}: seeds must be whole numbers from 0 to 2 147 483 647")
