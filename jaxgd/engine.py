@@ -43,7 +43,7 @@ class _Lanes(NamedTuple):
     state: Leaves
     best_cost: Float[Array, " lane"]
     best_epoch: Int[Array, " lane"]
-    epochs: Int[Array, " lane"]  # made so far; a lane goes on if it has made all that its block has
+    epochs: Int[Array, " lane"]  # made so far by a lane that goes on, NEVER once it has ended
     place: Int[Array, " lane"]  # in the batch as it came
     history: Float[Array, "record lane"]
     figures: dict[str, Any]  # of those that have ended
@@ -67,7 +67,15 @@ def block_size(lane_bytes: int, platform: str = "cpu") -> int:
 
 
 def program(
-    lane: Callable[..., Descent], arguments: PyTree, records: int, block: int, blocks: int, dtype: Any, device: Any
+    lane: Callable[..., Descent],
+    arguments: PyTree,
+    *,
+    records: int,
+    targeted: bool,
+    block: int,
+    blocks: int,
+    dtype: Any,
+    device: Any,
 ) -> Program:
     """The program (arguments [blocks · block, ...], lanes in use, limits) → figures of every lane.
 
@@ -75,6 +83,7 @@ def program(
       lane: one descent as a pure function of keyword arguments.
       arguments: what varies, as shapes and dtypes of one lane.
       records: how many costs are kept of each lane.
+      targeted: whether there is a target that ends lanes.
       block, blocks: lanes per block, and blocks per batch.
       dtype: of the limits.
       device: where it runs.
@@ -82,12 +91,12 @@ def program(
     shape = jax.ShapeDtypeStruct
     many = jax.tree.map(lambda a: shape((blocks * block, *a.shape), a.dtype), arguments)
     limits = Limits(shape((), jnp.int32), shape((), dtype), shape((), dtype), shape((records,), jnp.int32))
-    function = functools.partial(_batch, explicit(lane, arguments), block, blocks)
+    function = functools.partial(_batch, explicit(lane, arguments), block, blocks, not targeted)
     return compiled(function, (many, shape((), jnp.int32), limits), device)
 
 
 def _batch(
-    one: Explicit, block: int, blocks: int, arguments: PyTree, used: Int[Array, ""], limits: Limits
+    one: Explicit, block: int, blocks: int, clocked: bool, arguments: PyTree, used: Int[Array, ""], limits: Limits
 ) -> dict[str, Any]:
     """Figures of the first `used` lanes of a batch; those of the others mean nothing.
 
@@ -108,7 +117,7 @@ def _batch(
         def one_block(index, carry):
             lanes, shared = carry
             here = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, index * block, block, one.axis), lanes)
-            reached, own, here = _block(one, here, now.shared, now.first, until, limits)
+            reached, own, here = _block(one, here, now.shared, now.first, until, limits, clocked)
             lanes = jax.tree.map(
                 lambda all, new: lax.dynamic_update_slice_in_dim(all, new, index * block, one.axis), lanes, here
             )
@@ -135,8 +144,7 @@ def _batch(
 def _at_start(one: Explicit, lanes: _Lanes, shared: Leaves, used, limits: Limits) -> tuple[_Lanes, dict[str, Any]]:
     """The lanes before their first epoch, and what is known of their start."""
     axis = one.axis
-    evaluate = jax.vmap(lambda *own: one.step(*own, shared)[:2], axis, axis)
-    cost, grads = evaluate(lanes.constants, lanes.params, lanes.state)
+    cost, grads = _evaluated(one, lanes, shared)
     place = jnp.arange(cost.size, dtype=jnp.int32)
     never = jnp.zeros_like(place)
     history = jnp.full((limits.records.size, cost.size), jnp.nan, cost.dtype)
@@ -184,7 +192,9 @@ def _history(costs, figures: dict[str, Any], limits: Limits) -> Float[Array, "la
 # --- a block ---
 
 
-def _block(one: Explicit, lanes: _Lanes, shared: Leaves, first, until, limits: Limits) -> tuple[Any, Leaves, _Lanes]:
+def _block(
+    one: Explicit, lanes: _Lanes, shared: Leaves, first, until, limits: Limits, clocked: bool
+) -> tuple[Any, Leaves, _Lanes]:
     """A block from epoch `first` to `until`, or to where its last lane ends.
 
     Returns that epoch, the state that the lanes share then, and the lanes.
@@ -197,22 +207,28 @@ def _block(one: Explicit, lanes: _Lanes, shared: Leaves, first, until, limits: L
     def segment(carry):
         first, slot, shared, lanes = carry
         last = _segment_end(first, limits)
-        moved, clock, after, slot = _truth(one, lanes, shared, slot, first, last, limits)
-        made, new_low = clock % _NEW_LOW, clock // _NEW_LOW
+        moved, clock, after, slot = _truth(one, lanes, shared, slot, first, last, limits, clocked)
         goes = lanes.epochs == first
+        stands = ~_within(_evaluated(one, moved, after)[0], limits)
+        on = goes & ~stands & (last < limits.epochs)
+        lower = goes & (moved.best_cost < lanes.best_cost)
         moved = moved._replace(
-            epochs=jnp.where(goes, first + made, lanes.epochs),
-            best_epoch=jnp.where(goes & (new_low > 0), first + new_low - 1, lanes.best_epoch),
+            epochs=jnp.where(on, last, NEVER),
+            best_epoch=jnp.where(lower, first + _low(clock) if clocked else last, lanes.best_epoch),
         )
-        ended = goes & ((moved.epochs < last) | (last == limits.epochs))
 
         def audited():
-            watch = _audit(one, lanes, moved, shared, after, first, last, limits)
-            figures = _figures_of(one, lanes, moved, watch, limits, first)
-            figures = jax.vmap(choose, one.axis, one.axis)(ended, figures, lanes.figures)
-            return _stood_in(moved, moved.epochs == last, one.axis)._replace(figures=figures)
+            watch, seen = _audit(one, lanes, moved, shared, after, first, last, limits)
+            counts = clock if clocked else seen
+            exact = moved._replace(
+                epochs=first + jnp.where(stands, jnp.minimum(_made(counts), last - first), last - first),
+                best_epoch=jnp.where(lower & (counts >= _NEW_LOW), first + _low(counts), moved.best_epoch),
+            )
+            figures = _figures_of(one, lanes, exact, watch, limits, first)
+            figures = jax.vmap(choose, one.axis, one.axis)(goes & ~on, figures, lanes.figures)
+            return _stood_in(moved, on, one.axis)._replace(figures=figures)
 
-        return last, slot, after, lax.cond(jnp.any(ended), audited, lambda: moved)
+        return last, slot, after, lax.cond(jnp.any(goes & ~on), audited, lambda: moved)
 
     lanes = _stood_in(lanes, lanes.epochs == first, one.axis)
     reached, _, shared, lanes = lax.while_loop(goes_on, segment, (first, jnp.int32(0), shared, lanes))
@@ -241,14 +257,30 @@ def _stood_in(lanes: _Lanes, on, axis: int) -> _Lanes:
 _NEW_LOW = 64  # a power of two above SEGMENT
 
 
-def _truth(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limits: Limits):
-    """Moves the lanes from epoch `first` to `last`, each to its own end: the lanes, clocks, shared state, slot."""
+def _ticked(clock, offset, runs, lower):
+    return jnp.where(lower, offset + _NEW_LOW * (offset + 1), clock) + runs
+
+
+def _made(clock):
+    return clock % _NEW_LOW
+
+
+def _low(clock):
+    return clock // _NEW_LOW - 1
+
+
+def _truth(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limits: Limits, clocked: bool):
+    """Moves the lanes from epoch `first` to `last`, each to its own end: the lanes, clocks, shared state, slot.
+
+    A clock costs as much as half of a simple step. Where lanes end at a target, their lowest cost is
+    their last, which the audit sees; so there the clock is left out.
+    """
 
     def epoch(offset, constants, params, state, shared, best_cost, clock):
         cost, _, moved, state, shared = one.step(constants, params, state, shared)
         runs = _within(cost, limits)  # what stands still keeps its cost, so that it stays so
         lower = runs & (cost < best_cost)
-        clock = jnp.where(lower, offset + _NEW_LOW * (offset + 1), clock) + runs
+        clock = _ticked(clock, offset, runs, lower) if clocked else clock
         return choose(runs, moved, params), state, shared, jnp.where(lower, cost, best_cost), clock, cost
 
     own = one.axis
@@ -262,7 +294,8 @@ def _truth(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limi
             slot = slot + (now == limits.records[slot])
         return *moved, history, slot
 
-    begin = (lanes.params, lanes.state, shared, lanes.best_cost, jnp.zeros_like(lanes.epochs), lanes.history, slot)
+    clock = jnp.zeros_like(lanes.epochs) if clocked else None
+    begin = (lanes.params, lanes.state, shared, lanes.best_cost, clock, lanes.history, slot)
     params, state, shared, best_cost, clock, history, slot = lax.fori_loop(first, last, one_epoch, begin)
     moved = lanes._replace(params=params, state=state, best_cost=best_cost, history=history)
     return moved, clock, shared, slot
@@ -270,26 +303,33 @@ def _truth(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limi
 
 def _audit(
     one: Explicit, before: _Lanes, after: _Lanes, shared: Leaves, shared_after: Leaves, first, last, limits: Limits
-) -> Watch:
-    """Sees again, more closely, what the truth loop did from `first` to `last`."""
+) -> tuple[Watch, Int[Array, " lane"]]:
+    """Sees again, more closely, what the truth loop did from `first` to `last`: what it saw, and clocks."""
 
-    def epoch(watch, constants, params, state, shared):
+    def epoch(offset, watch, best_cost, clock, constants, params, state, shared):
         cost, grads, moved, state, shared = one.step(constants, params, state, shared)
-        return look(watch, params, cost, grads), choose(_within(cost, limits), moved, params), state, shared
-
-    def end(watch, constants, params, state):
-        return look(watch, params, *one.step(constants, params, state, shared_after)[:2])
+        runs = _within(cost, limits)
+        lower = runs & (cost < best_cost)
+        watch, clock = look(watch, params, cost, grads), _ticked(clock, offset, runs, lower)
+        return watch, jnp.where(lower, cost, best_cost), clock, choose(runs, moved, params), state, shared
 
     own = one.axis
-    epochs = jax.vmap(epoch, (own, own, own, own, None), (own, own, own, None))
-    watch = jax.vmap(watch_from, own, own)(before.params, before.best_cost)
+    epochs = jax.vmap(epoch, (None, own, own, own, own, own, own, None), (own, own, own, own, own, None))
 
-    def one_epoch(_, carry):
-        watch, *moving = carry
-        return epochs(watch, before.constants, *moving)
+    def one_epoch(now, carry):
+        watch, best_cost, clock, *moving = carry
+        return epochs(now - first, watch, best_cost, clock, before.constants, *moving)
 
-    watch = lax.fori_loop(first, last, one_epoch, (watch, before.params, before.state, shared))[0]
-    return jax.vmap(end, own, own)(watch, before.constants, after.params, after.state)
+    watch, clock = jax.vmap(watch_from, own, own)(before.params, before.best_cost), jnp.zeros_like(before.epochs)
+    begin = (watch, before.best_cost, clock, before.params, before.state, shared)
+    watch, _, clock, *_ = lax.fori_loop(first, last, one_epoch, begin)
+    return jax.vmap(look, own, own)(watch, after.params, *_evaluated(one, after, shared_after)), clock
+
+
+def _evaluated(one: Explicit, lanes: _Lanes, shared: Leaves) -> tuple[Float[Array, " lane"], Leaves]:
+    """Cost and grads where the lanes are."""
+    evaluate = jax.vmap(lambda *own: one.step(*own, shared)[:2], one.axis, one.axis)
+    return evaluate(lanes.constants, lanes.params, lanes.state)
 
 
 def _figures_of(one: Explicit, before: _Lanes, after: _Lanes, watch: Watch, limits: Limits, first) -> dict[str, Any]:

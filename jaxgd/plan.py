@@ -7,7 +7,7 @@ import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -76,7 +76,6 @@ class Plan:
     absent: Any = None  # True over the first dimensions where there is nothing to run
     keep_params: bool = True
     x64: bool = field(default_factory=lambda: jax.config.jax_enable_x64)
-    key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -115,10 +114,28 @@ class Plan:
             room //= chunk[-1]
         return tuple(reversed(chunk))
 
+    @cached_property
+    def key(self) -> str:
+        """Names the sweep's programs wherever the plan goes: a lane is traced once, as `jax.jit` traces a function."""
+        leaves, tree = jax.tree.flatten(arguments(self))
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        axes = [values for dimension in self.dimensions for values in dimension.axes.values()]
+        static = tuple((type(v), v) for values in axes if isinstance(values, Each) for v in values.values)
+        sizes = (self.block, self.blocks, len(self.records), self.target > -math.inf, self.x64)
+        try:
+            return _key(self.lane, static, tree, shapes, sizes)
+        except TypeError:  # values that can't be hashed are not remembered
+            return uuid.uuid4().hex
+
     def boxes(self) -> list[Box]:
         """The grid, divided into batches."""
         steps = [[slice(i, min(i + c, n)) for i in range(0, n, c)] for n, c in zip(self.shape, self.chunk)]
         return list(itertools.product(*steps))
+
+
+@lru_cache(maxsize=64)
+def _key(*of: Any) -> str:
+    return uuid.uuid4().hex
 
 
 def planned(

@@ -193,9 +193,15 @@ def _program(plan: Plan, static: tuple[int, ...], device: Any) -> Program:
         if key not in _known_programs:
             while len(_known_programs) >= 64:  # they hold the constants of their plans
                 _known_programs.pop(next(iter(_known_programs)))
-            lane, records = plans.bound(plan, static), len(plan.records)
             _known_programs[key] = engine.program(
-                lane, plans.arguments(plan), records, plan.block, plan.blocks, _real(plan), device
+                plans.bound(plan, static),
+                plans.arguments(plan),
+                records=len(plan.records),
+                targeted=plan.target > -math.inf,
+                block=plan.block,
+                blocks=plan.blocks,
+                dtype=_real(plan),
+                device=device,
             )
         return _known_programs[key]
 
