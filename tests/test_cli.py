@@ -379,7 +379,7 @@ def test_params_of_the_best_alone(folder):
         assert ("params.x" in results) == (params == "all")
         kept[params] = best if best is not None else results
     alone, every = kept["best"], kept["all"].sel(learning_rate=0.4)
-    assert float(alone["learning_rate"]) == 0.4 and alone["params.x"].dims == ("seed", "params.x.0")
+    assert alone["learning_rate"].item() == 0.4 and alone["params.x"].dims == ("seed", "params.x.0")
     np.testing.assert_array_equal(alone["params.x"], every["params.x"].transpose("seed", ...))
     single = command("run", write(folder, GOOD), "--set", "record.params=best")
     assert "params.x       1.536" in command("best", folder_of(single)).out
