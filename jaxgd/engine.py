@@ -151,7 +151,7 @@ def _at_start(one: Explicit, lanes: _Lanes, shared: Leaves, used, limits: Limits
     lanes = lanes._replace(
         best_cost=cost,
         best_epoch=never,
-        epochs=jnp.where(place < used, 0, NEVER),
+        epochs=jnp.where(place < used, jnp.int32(0), NEVER),
         place=place,
         history=history if axis else history.T,
     )
