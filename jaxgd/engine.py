@@ -146,7 +146,7 @@ def _at_start(one: Explicit, lanes: _Lanes, shared: Leaves, used, limits: Limits
     axis = one.axis
     cost, grads = _evaluated(one, lanes, shared)
     place = jnp.arange(cost.size, dtype=jnp.int32)
-    never = jnp.zeros_like(place)
+    none = jnp.zeros_like(place)
     history = jnp.full((limits.records.size, cost.size), jnp.nan, cost.dtype)
     lanes = lanes._replace(
         best_cost=cost,

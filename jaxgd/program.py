@@ -237,7 +237,16 @@ def text_of(lane: Callable[..., Descent], arguments: PyTree) -> str:
         return params, step_of(cost, optimizer)(params, optimizer.init(params))
 
     closed = jax.make_jaxpr(one)(arguments)
-    return "\n".join([re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr)), *map(digest, closed.consts)])
+    return "\n".join([re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr)), *map(digest, _constants(closed))])
+
+
+def _constants(program: core.ClosedJaxpr | core.Jaxpr) -> Iterator[Any]:
+    """Every array that a program holds, those within its jitted functions too."""
+    yield from getattr(program, "consts", ())
+    for equation in program.eqns:
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            if isinstance(inner, (core.ClosedJaxpr, core.Jaxpr)):
+                yield from _constants(inner)
 
 
 def digest(array: Any) -> str:

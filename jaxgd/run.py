@@ -114,10 +114,10 @@ def paths(plan: plans.Plan, results: "xarray.Dataset", chosen: list[tuple[int, .
     epochs = np.unique(np.linspace(0, plan.epochs, _records_kept(plan, len(chosen))).round().astype(np.int32))
     ended = np.array([int(results["epochs"].values[index]) for index in chosen], np.int32)
     records: list[dict[str, np.ndarray]] = [{}] * len(chosen)
-    for static, lanes in _by_program(plan, chosen).items():
-        together = _replayed(plan, static, [chosen[lane] for lane in lanes], ended[lanes], epochs)
-        for place, lane in enumerate(lanes):
-            records[lane] = {name: values[place] for name, values in together.items()}
+    for static, places in _by_program(plan, chosen).items():
+        together = _replayed(plan, static, [chosen[place] for place in places], ended[places], epochs)
+        for row, place in enumerate(places):
+            records[place] = {name: values[row] for name, values in together.items()}
     past = epochs[None, :] > ended[:, None]
     data: dict[str, Any] = {}
     for name, leaf in records[0].items():
@@ -160,9 +160,9 @@ def best_params(plan: plans.Plan, results: "xarray.Dataset", select: str) -> "xa
 def _by_program(plan: plans.Plan, chosen: list[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
     """Places of the chosen lanes, by the program that carries them out."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for lane_number, index in enumerate(chosen):
+    for place, index in enumerate(chosen):
         static = tuple(i if dimension.static else 0 for dimension, i in zip(plan.dimensions, index, strict=True))
-        groups.setdefault(static, []).append(lane_number)
+        groups.setdefault(static, []).append(place)
     return groups
 
 
@@ -175,7 +175,9 @@ def _replayed(
     with jax.enable_x64(plan.x64), plans.plain_words():
         program = jax.jit(jax.vmap(partial(_recorded, plans.bound(plan, static), epochs)))
         for first in range(0, len(lanes), size):
-            block = np.minimum(np.arange(first, first + size), len(lanes) - 1)  # padded, so that one program does for all
+            block = np.minimum(
+                np.arange(first, first + size), len(lanes) - 1
+            )  # padded, so that one program does for all
             history = program(ended[block], _points(plan, [lanes[i] for i in block]))
             records.append(jax.tree.map(lambda a, first=first: np.asarray(a)[: len(lanes) - first], history))
     history = jax.tree.map(lambda *blocks: np.concatenate(blocks), *records)

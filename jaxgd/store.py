@@ -138,7 +138,8 @@ def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path =
       source: a folder in the repository whose commit the manifest notes.
 
     Raises:
-      StoreError: the folder holds something else, or another run, or another layout, or is damaged; it is left untouched.
+      StoreError: the folder holds something else, or another run, or another layout,
+        or is damaged; it is left untouched.
     """
     path, known_as = Path(path).absolute(), _hash(fingerprint.encode())
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -327,18 +328,23 @@ def _ledger(path: Path, group: zarr.Group) -> np.ndarray:
     try:
         return np.asarray(group[_LEDGER][...])
     except _UNREADABLE as error:
-        raise StoreError(f"{path / _RESULTS / _LEDGER} is damaged; remove its folder c, and all batches are done anew") from error
+        file = _chunk(path, group[_LEDGER], (0,) * group[_LEDGER].ndim)
+        raise StoreError(f"{file} is damaged; remove it and run again: all batches are done anew") from error
 
 
 def _chunks(path: Path, group: zarr.Group, tile: tuple[int, ...]) -> Iterable[Path]:
     """The files of one batch, one for each figure."""
     for name in _figures(group):
-        array = group[name]
-        yield _chunk(path, array, tile + (0,) * (array.ndim - len(tile)))
+        yield _chunk(path, group[name], tile)
 
 
 def _chunk(path: Path, array: zarr.Array, tile: tuple[int, ...]) -> Path:
-    return path.joinpath(_RESULTS, array.basename, "c", *map(str, tile))
+    return path.joinpath(_RESULTS, array.basename, "c", *map(str, _block(array, tile)))
+
+
+def _block(array: zarr.Array, tile: tuple[int, ...]) -> tuple[int, ...]:
+    """Where a batch lies among the chunks of an array, whose inner dimensions have one each."""
+    return tile + (0,) * (array.ndim - len(tile))
 
 
 def _damaged_chunk(path: Path, group: zarr.Group, name: str) -> StoreError:
@@ -346,9 +352,11 @@ def _damaged_chunk(path: Path, group: zarr.Group, name: str) -> StoreError:
     array, done = group[name], _ledger(path, group)
     for tile in map(tuple, np.argwhere(done)):
         try:
-            array.blocks[tile + (0,) * (array.ndim - len(tile))]
+            array.blocks[_block(array, tile)]
         except _UNREADABLE:
-            return StoreError(f"{_chunk(path, array, tile)} is damaged; remove it and run again: its batch is done anew")
+            return StoreError(
+                f"{_chunk(path, array, tile)} is damaged; remove it and run again: its batch is done anew"
+            )
     return _damaged(path / _RESULTS / name)
 
 
