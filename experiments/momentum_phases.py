@@ -112,7 +112,7 @@ def _picture(maps: dict[str, tuple[np.ndarray, np.ndarray]], rates: np.ndarray, 
             figure.colorbar(drawn, ax=line, label="contraction per epoch")
         for axes in every[-1]:
             axes.set_xlabel("learning rate × sharpness, ηL")
-        every[0, 0].legend(loc="upper left", facecolor="white", frameon=True)
+        every[0, 0].legend(loc="lower right", facecolor="white", frameon=True)
     return figure
 
 
