@@ -151,18 +151,26 @@ def colours(values: np.ndarray) -> np.ndarray:
     """Ranks, spread over both halves of [−1, 1]: what converges from 0.25 up, what diverges from −0.25 down."""
     shown = np.empty(values.shape)
     for mask, low, high in ((values < 0, -1, -0.25), (values >= 0, 0.25, 1)):
-        shown[mask] = np.interp(values[mask].argsort().argsort(), (0, max(1, mask.sum() - 1)), (low, high))
+        ranks = np.searchsorted(np.sort(values[mask]), values[mask])  # equals share a rank
+        shown[mask] = np.interp(ranks, (0, max(1, mask.sum() - 1)), (low, high))
     return -shown
 
 
-def agreement(values: np.ndarray, reference: Path) -> float:
-    """Share of pixels on the same side as in a reference picture in the same colours, lowest rates at the bottom left."""
+def converged_in(reference: Path, resolution: int) -> np.ndarray:
+    """Which pixels converged, [output layer's, input layer's], as read off a picture in the author's colours.
+
+    The picture may have axes with a dark frame around it and any scale: what counts is the colour
+    in the middle of each of resolution × resolution pixels, the lowest rates at the bottom left.
+    """
     import matplotlib.image
 
-    red, green = np.moveaxis(matplotlib.image.imread(reference)[..., :2], -1, 0)
-    if red.shape != values.shape:
-        raise ValueError(f"{reference} has {red.shape[1]} × {red.shape[0]} pixels: use --resolution {red.shape[0]}")
-    return float(np.mean((green > red)[::-1] == (values < 0)))  # Spectral: green and blue above the middle
+    image = matplotlib.image.imread(reference)[..., :3]
+    frame = (image < 0.25).all(-1)  # darker than every colour of the map
+    rows, columns = (np.flatnonzero(frame.mean(axis) > 0.5) for axis in (1, 0))
+    ends = [(lines[0], lines[-1]) if lines.size else (0, size) for lines, size in zip((rows, columns), frame.shape, strict=True)]
+    (down, across) = (low + (np.arange(resolution) + 0.5) / resolution * (high - low) for low, high in ends)
+    red, green, blue = np.moveaxis(image[np.ix_(down.astype(int), across.astype(int))], -1, 0)
+    return (np.maximum(green, blue) > red)[::-1]  # Spectral: green to violet on the one side, yellow to red on the other
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -176,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     if options.resolution < 24 or options.epochs < 20 or options.width < 1 or options.frames < 0:
         parser.error("needs --resolution of 24 or more, --epochs of 20 or more, --width of 1 or more, --frames of 0 or more")
     jax.config.update("jax_enable_x64", True)
+    reference = converged_in(options.reference, options.resolution) if options.reference else None
     size = options.width, options.epochs, options.resolution
     seen = {name: frames(condition, *size, options.frames) for name, condition in CONDITIONS.items() if options.frames}
     whole = seen[AUTHORS][0] if seen else frames(CONDITIONS[AUTHORS], *size, 1)[0]
@@ -183,8 +192,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     rows = [(f"dimension, {name}", CONDITIONS[name].published, f"{value:.2f}") for name, value in found.items()]
     rows.append(("share that trains, tanh, full batch", "0.51 (width 8, 100 epochs)", f"{np.mean(whole < 0):.3f}"))
     found["converged"] = float(np.mean(whole < 0))
-    if options.reference:
-        found["agreement"] = agreement(whole, options.reference)
+    if reference is not None:
+        found["agreement"] = float(np.mean((whole < 0) == reference))
         rows.append(("pixels that agree with the author's picture", "1", f"{found['agreement']:.5f}"))
     report.show(
         f"width {options.width}, {options.epochs} epochs, {options.resolution} × {options.resolution}, "

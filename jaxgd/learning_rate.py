@@ -77,7 +77,8 @@ def find_learning_rate(
     """The learning rate that brings the cost lowest within `epochs`, or soonest down to a target.
 
     Two sweeps of 512 rates: a coarse one from `low` to `high`, in equal ratios; then a fine one
-    over the rates that come within `factor` of the best, and over the gap in which divergence begins.
+    over the rates that come within `factor` of the best, closely around it, and over the gap in which
+    divergence begins.
 
     Args:
       cost, params: as in `Descent`.
@@ -288,14 +289,15 @@ def _check_range(low: float, high: float, *, positive: bool) -> None:
 
 
 def _finer(answer: "xarray.Dataset", rates: np.ndarray) -> np.ndarray:
-    """Rates over the two gaps of a coarse grid where more are worth trying; none if all diverged."""
+    """Rates where more are worth trying than a coarse grid has: all that come within the factor, those
+    around the best, and the gap in which divergence begins; none if all diverged."""
     if np.isnan(answer["best"]):
         return np.empty(0)
-    at = {name: int(np.argmin(np.abs(rates - float(answer[name])))) for name in ("low", "high")}
-    good = np.geomspace(rates[max(0, at["low"] - 1)], rates[min(len(rates) - 1, at["high"] + 1)], _POINTS // 2)
-    if np.isnan(answer["edge"]):
-        return good
-    return np.union1d(good, np.geomspace(float(answer["edge"]), float(answer["unstable"]), _POINTS // 2))
+    low, best, high = (int(np.searchsorted(rates, float(answer[name]))) for name in ("low", "best", "high"))
+    spans = [(max(0, first - 1), min(len(rates) - 1, last + 1)) for first, last in ((low, high), (best, best))]
+    if not np.isnan(answer["edge"]):
+        spans.append(tuple(np.searchsorted(rates, [float(answer["edge"]), float(answer["unstable"])])))
+    return np.unique(np.concatenate([np.geomspace(rates[i], rates[j], _POINTS // len(spans)) for i, j in spans]))
 
 
 def _dimension(table: "xarray.Dataset", along: str) -> str:
