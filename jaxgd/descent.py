@@ -1,11 +1,13 @@
 """One descent: a gradient from `jax.grad`, a jitted step, a scan over epochs."""
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -20,8 +22,8 @@ class Descent:
     Args:
       cost: a function of the params that returns a real scalar and that JAX can differentiate.
       params: the start. A tree of numbers alone has its integers promoted to floats. In any other
-        tree (a module that holds functions or flags among its leaves) the inexact arrays are the
-        params, and the rest is set aside and given back to the cost.
+        tree (a module that holds functions or flags among its leaves) the floating-point arrays are
+        the params, and the rest is set aside and given back to the cost.
       optimizer: any optax `GradientTransformation`.
     """
 
@@ -59,11 +61,20 @@ def descend(
       A `History` of epochs + 1 records.
 
     Raises:
-      TypeError: the cost is not a real scalar function that JAX can differentiate, or there are
-        no params to move.
+      TypeError: the cost is not a real scalar function that JAX can differentiate, or it keeps
+        something from one call to the next; or there are no params to move.
       ValueError: `epochs` is not a whole number ≥ 0.
+
+    >>> history = descend(lambda x: x**2 + 5, 3, optax.sgd(0.25), epochs=2)
+    >>> history.params.tolist(), history.cost.tolist()
+    ([3.0, 1.5, 0.75], [14.0, 7.25, 5.5625])
+
+    >>> def last_cost(learning_rate):
+    ...     return descend(lambda x: x**2 + 5, 3.0, optax.sgd(learning_rate), epochs=2).cost[-1]
+    >>> print(jax.grad(last_cost)(0.25))
+    -9.0
     """
-    check_whole("epochs", epochs, least=0)
+    epochs = whole("epochs", epochs, least=0)
     cost, params, optimizer = opened(Descent(cost, params, optimizer))
     step = step_of(cost, optimizer)
 
@@ -95,7 +106,9 @@ def opened(descent: Descent) -> tuple[Cost, PyTree, optax.GradientTransformation
         raise TypeError(f"cost is {_kind(descent.cost)}; it must be a function of the params")
     cost, params = _moving(descent.cost, descent.params)
     _check_cost(cost, params)
-    return cost, params, optax.with_extra_args_support(descent.optimizer)
+    optimizer = optax.with_extra_args_support(descent.optimizer)
+    _check_optimizer(cost, params, optimizer)
+    return lambda moving: jnp.asarray(cost(moving)), params, optimizer
 
 
 def step_of(cost: Cost, optimizer: optax.GradientTransformationExtraArgs) -> Step:
@@ -118,26 +131,38 @@ def norm(grads: PyTree) -> Float[Array, ""]:
     return jnp.where(largest > 0, scale * jnp.sqrt(jnp.where(largest > 0, total, 1)), largest)
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise a ValueError unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def whole(name: str, value: Any, least: int) -> int:
+    """`value` as an int; a ValueError unless it is a whole number of at least `least`."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
         raise ValueError(f"{name} = {value!r}: must be a whole number, {least} or more")
+    return number
 
 
 def _moving(cost: Callable, params: PyTree) -> tuple[Cost, PyTree]:
     """Splits params into what moves and what is set aside, and the cost accordingly."""
     leaves, tree = jax.tree.flatten(params)
+    if any(isinstance(leaf, complex) or _is_array_of(jnp.complexfloating, leaf) for leaf in leaves):
+        raise TypeError("params hold complex numbers; give their real and imaginary parts as two real arrays")
     if leaves and all(map(_is_number, leaves)):
         return cost, jax.tree.map(_as_float, params)
-    moves = [isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+    moves = [_is_array_of(jnp.floating, leaf) for leaf in leaves]
     if not any(moves):
-        raise TypeError("params hold no real numbers: there is nothing to move")
+        mixed = " (beside other leaves, only floating-point arrays are)" if any(map(_is_number, leaves)) else ""
+        raise TypeError(f"params hold nothing to move: no real numbers{mixed}")
 
     def cost_of_moving(moving):
         moved = iter(jax.tree.leaves(moving))
         return cost(tree.unflatten(next(moved) if moves_on else leaf for leaf, moves_on in zip(leaves, moves)))
 
     return cost_of_moving, tree.unflatten(leaf if moves_on else None for leaf, moves_on in zip(leaves, moves))
+
+
+def _is_array_of(kind: Any, leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray)) and jnp.issubdtype(leaf.dtype, kind)
 
 
 def _is_number(leaf: Any) -> bool:
@@ -155,12 +180,14 @@ def _as_float(leaf: Any) -> Array:
 
 def _check_cost(cost: Cost, params: PyTree) -> None:
     try:
-        value = jax.eval_shape(cost, params)
+        program, value = jax.make_jaxpr(cost, return_shape=True)(params)
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
         raise TypeError(
             "cost cannot be traced by JAX: it turns its params into plain numbers or NumPy arrays, or "
             f"branches on them; write it with jax.numpy and jnp.where. JAX says: {_first_line(error)}"
         ) from error
+    if _keeps_state(cost, params, program.consts):
+        raise TypeError(_KEEPS_STATE)
     if not isinstance(value, jax.ShapeDtypeStruct):
         raise TypeError(f"cost returns {_kind(value)}; it must return one real number")
     if value.shape != ():
@@ -171,6 +198,37 @@ def _check_cost(cost: Cost, params: PyTree) -> None:
         jax.eval_shape(jax.grad(cost), params)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise TypeError(f"cost cannot be differentiated by JAX: {_first_line(error)}") from error
+
+
+def _keeps_state(cost: Cost, params: PyTree, constants: list[Any]) -> bool:
+    """Whether the cost reads a mutable array, or finds, when traced anew, what its first trace left behind."""
+    anew = jax.make_jaxpr(lambda moving: cost(moving))(params).consts
+    known = {id(constant) for constant in constants}
+    left_behind = [constant for constant in anew if isinstance(constant, jax.core.Tracer) and id(constant) not in known]
+    return bool(left_behind) or any(isinstance(constant, jax.Ref) for constant in constants)
+
+
+_KEEPS_STATE = (
+    "cost keeps something from one call to the next (a counter, a running mean, a cache), but a descent needs a pure "
+    "function: it is traced once, and then run for every epoch and lane without Python. Compute what it keeps from "
+    "the params, or hold it fixed (a model's evaluation mode)"
+)
+
+
+def _check_optimizer(cost: Cost, params: PyTree, optimizer: optax.GradientTransformationExtraArgs) -> None:
+    def update(params, grads):
+        state = optimizer.init(params)
+        updates, after = optimizer.update(grads, state, params, value=cost(params), grad=grads, value_fn=cost)
+        return {"params": params, "state": state}, {"params": optax.apply_updates(params, updates), "state": after}
+
+    before, after = map(jax.tree_util.tree_leaves_with_path, jax.eval_shape(update, params, params))
+    for (path, old), (_, new) in zip(before, after):
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise TypeError(
+                f"the optimizer turns {name} from {old.dtype}{list(old.shape)} into {new.dtype}{list(new.shape)}; "
+                "its hyperparameters must fit the params in shape and dtype"
+            )
 
 
 def _kind(value: Any) -> str:

@@ -1,7 +1,8 @@
 """What became of a lane: the figures watched while it descends, and the verdict over them.
 
 The figures of the window (`window`, `crossings`, `growths`, `progress` and the gradient norms of
-it) are taken over a lane's last segment: at most its last 50 updates.
+it) are taken over a lane's last segment: at most its last 50 updates. What lies between two
+crossings is a swing: a single update where each overshoots, many where a ball with momentum rolls.
 """
 
 from collections.abc import Mapping
@@ -32,10 +33,11 @@ FIGURES = {
     "crossings": "successive gradients in the window that point against each other",
     "minimum": "which of the known minima was reached",
     "window": "updates in the lane's last segment",
-    "growths": "updates in the window after which the gradient norm had grown",
+    "growths": "swings in the window whose highest gradient norm outgrew that of the swing before",
     "progress": "how far the window lowered the lowest cost",
     "window_gradient_norm": "gradient norm at the start of the window",
     "highest_gradient_norm": "highest gradient norm in the window",
+    "swing_gradient_norm": "highest gradient norm of the last two swings in the window",
 }
 
 
@@ -49,6 +51,8 @@ class Watch(NamedTuple):
     grads: PyTree
     crossings: Int[Array, ""]
     growths: Int[Array, ""]
+    swing: Float[Array, ""]  # highest gradient norm of the present swing
+    swing_before: Float[Array, ""]
     window_gradient_norm: Float[Array, ""]
     highest_gradient_norm: Float[Array, ""]
 
@@ -57,26 +61,33 @@ def watch_from(params: PyTree, cost: Float[Array, ""]) -> Watch:
     """A watch before its first look."""
     unseen = jnp.full_like(cost, jnp.nan)
     still = jax.tree.map(jnp.zeros_like, params)
-    return Watch(params, unseen, unseen, jnp.bool(False), still, jnp.int32(0), jnp.int32(0), unseen, unseen)
+    none = jnp.int32(0)
+    return Watch(params, unseen, unseen, jnp.bool(False), still, none, none, unseen, unseen, unseen, unseen)
 
 
 def look(watch: Watch, params: PyTree, cost: Float[Array, ""], grads: PyTree) -> Watch:
     """One look at a lane. To look again at a lane that stands still changes nothing."""
     gradient_norm = norm(grads)
     finite = jnp.isfinite(cost) & all_finite(params)
-    highest = watch.highest_gradient_norm
+    seen = jnp.where(finite, gradient_norm, jnp.nan)  # fmax passes over what has not been, or can't be, seen
+    crossed = dot(watch.grads, grads) < 0
+    swing_before = jnp.where(crossed, watch.swing, watch.swing_before)
+    swing = jnp.where(crossed, seen, jnp.fmax(watch.swing, seen))
+    outgrows = (swing > swing_before) & (crossed | ~(watch.swing > swing_before))  # counted once a swing
     return Watch(
         params=choose(finite, params, watch.params),
         cost=jnp.where(finite, cost, watch.cost),
         gradient_norm=jnp.where(finite, gradient_norm, watch.gradient_norm),
         finite=finite,
         grads=grads,
-        crossings=watch.crossings + (dot(watch.grads, grads) < 0),
-        growths=watch.growths + (finite & (gradient_norm > watch.gradient_norm)),  # not at the first look
+        crossings=watch.crossings + crossed,
+        growths=watch.growths + outgrows,
+        swing=swing,
+        swing_before=swing_before,
         window_gradient_norm=jnp.where(
             jnp.isnan(watch.window_gradient_norm), gradient_norm, watch.window_gradient_norm
         ),
-        highest_gradient_norm=jnp.where(finite & ~(gradient_norm <= highest), gradient_norm, highest),
+        highest_gradient_norm=jnp.fmax(watch.highest_gradient_norm, seen),
     )
 
 
@@ -95,57 +106,96 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
 def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: float | None = None) -> Any:
     """Outcome codes (int8) of the figures in `table`; the first rule that holds wins.
 
-    With |g₀|, |g| the gradient norms at the start and the end of the window of N updates, and eps
-    of the cost's dtype:
+    A gradient vanishes if its norm stays within the gradient tolerance all through the window: the
+    last at most 50 updates, for the last update alone would judge a flicker around a minimum. With
+    eps of the cost's dtype:
 
-    5 diverged: cost or params left the finite numbers, or cost passed the ceiling; or N sees no
-      new low while the gradient norm grew, |g| > |g₀|(1 + N eps) and after at least three quarters
-      of the updates, and either most updates reversed (each overshoots further than the last) or
-      the lane has climbed above its start.
-    1 converged: the target was met; or the cost lies within the cost tolerance of the minimum;
-      or, no minimum known, the gradient vanishes: its norm stays below the gradient tolerance
-      all through the window.
+    5 diverged: cost or params left the finite numbers, or cost passed the ceiling.
+    1 converged: the target was met; or the cost lies within the cost tolerance of the known
+      minimum; or the gradient vanishes, where no minimum is known, or as near the known one as a
+      vanishing gradient can tell.
     2 trapped: the gradient vanishes, and the cost lies above the known minimum.
-    4 descending: the window lowered the lowest cost by more than the cost tolerance; or most
-      updates reversed and |g| < |g₀|(1 - N eps); or none did, and the lane is still on its way.
+    5 diverged, but slowly: no new low in the window, and the gradient norm has outgrown the start's
+      by more than rounding, where most updates overshoot and at least three in four overshoot
+      further than the one before; or where none does, and the lane climbs above its start.
+    4 descending: the window lowered the lowest cost by more than the cost tolerance; or at least
+      three in four swings fall short of the one before, and the last two of the widest; or nothing
+      swings, and the lane is still on its way.
     3 oscillating: the rest.
     0 pending: not run.
 
     Args:
       table: figures by the names of `FIGURES`; NumPy arrays, or an xarray.Dataset.
       minimum: the lowest cost, if it is known.
-      tolerance: of the cost to a known minimum, absolute, in place of 8 eps·max(1, |minimum|);
-        where no minimum is known, of the gradient norm, in place of √eps.
+      tolerance: as in `tolerances`.
 
     Returns:
       An array of codes; for a Dataset, a DataArray.
+
+    >>> results = sweep(lane, {"learning_rate": [0.01, 0.4, 0.9, 2]}, epochs=10)
+    >>> [OUTCOMES[code] for code in verdict(results, minimum=5, tolerance=0.25).values]
+    ['descending', 'converged', 'converged', 'diverged']
     """
     figure = {name: np.asarray(table[name]) for name in _JUDGED}
-    cost, n = figure["final_cost"], figure["window"]
+    cost, n, crossings = figure["final_cost"], figure["window"], figure["crossings"]
+    eps = np.finfo(cost.dtype).eps
+    within = tolerances(figure, minimum, tolerance)
+    with np.errstate(all="ignore"):  # dead lanes hold infinities, and comparisons with NaN are False by design
+        vanishes = figure["highest_gradient_norm"] <= within.gradient
+        if minimum is None:
+            arrived = vanishes
+        else:
+            arrived = (cost <= minimum + within.cost) | (vanishes & (cost <= minimum + within.flat))
+        resolution = 8 * eps * np.maximum(1, np.abs(figure["start_cost"]))
+        overshoots = (2 * crossings > n) & (4 * figure["growths"] >= 3 * crossings)
+        climbs = (crossings == 0) & (cost > figure["start_cost"] + resolution)
+        outgrown = figure["swing_gradient_norm"] > figure["start_gradient_norm"] * (1 + figure["epochs"] * eps)
+        shrinks = (4 * figure["growths"] <= crossings) & (
+            figure["swing_gradient_norm"] < figure["highest_gradient_norm"] * (1 - n * eps)
+        )
+        rules = [
+            (PENDING, ~(figure["epochs"] >= 0)),
+            (DIVERGED, figure["diverged_epoch"] >= 0),
+            (CONVERGED, (figure["target_epoch"] >= 0) | arrived),
+            (TRAPPED, vanishes),
+            (DIVERGED, ~(figure["progress"] > 0) & outgrown & (overshoots | climbs)),
+            (DESCENDING, (figure["progress"] > within.cost) | shrinks | (crossings == 0)),
+        ]
+    codes, conditions = zip(*rules)
+    codes = np.select(conditions, codes, default=OSCILLATING).astype(np.int8)
+    return table["final_cost"].copy(data=codes) if hasattr(table, "dims") else codes
+
+
+class Tolerances(NamedTuple):
+    """How near is there."""
+
+    cost: Any  # of the cost to a known minimum
+    flat: Any  # the same, where the gradient vanishes
+    gradient: Any  # of the gradient norm to zero
+
+
+def tolerances(table: Mapping[str, Any], minimum: float | None, tolerance: float | None) -> Tolerances:
+    """What counts as there, to the precision of the lanes' dtype.
+
+    The cost: 8 eps·max(1, |minimum|), or √eps·max(1, |minimum|) where the gradient vanishes, since a
+    wide valley looks flat before its bottom is reached. The gradient norm: √eps, in the cost's own
+    unit where start cost and start gradient are both below 1.
+
+    Args:
+      table: figures; `final_cost`, `start_cost` and `start_gradient_norm` are read.
+      minimum: the lowest cost, if it is known.
+      tolerance: in place of both of the cost's; where no minimum is known, of the gradient's.
+    """
+    cost, start_cost, start_gradient_norm = (
+        np.asarray(table[name]) for name in ("final_cost", "start_cost", "start_gradient_norm")
+    )
     eps = np.finfo(cost.dtype).eps
     known = minimum is not None
-    with np.errstate(all="ignore"):  # dead lanes hold infinities, and comparisons with NaN are False by design
-        resolution = 8 * eps * np.maximum(1, np.abs(minimum if known else cost))
-        cost_tolerance = tolerance if known and tolerance is not None else resolution
-        gradient_tolerance = tolerance if not known and tolerance is not None else np.sqrt(eps)
-        start, end = figure["window_gradient_norm"], figure["gradient_norm"]
-        no_new_low = ~(figure["progress"] > 0)
-        reverses = 2 * figure["crossings"] > n
-        grows = (end > start * (1 + n * eps)) & (4 * figure["growths"] >= 3 * n)
-        climbed = cost > figure["start_cost"] + 8 * eps * np.maximum(1, np.abs(figure["start_cost"]))
-        vanishes = figure["highest_gradient_norm"] <= gradient_tolerance
-        at_minimum = (cost <= minimum + cost_tolerance) if known else vanishes
-        rules = {
-            PENDING: ~(figure["epochs"] >= 0),
-            DIVERGED: (figure["diverged_epoch"] >= 0) | (no_new_low & grows & (n > 0) & (reverses | climbed)),
-            CONVERGED: (figure["target_epoch"] >= 0) | at_minimum,
-            TRAPPED: vanishes,
-            DESCENDING: (figure["progress"] > cost_tolerance)
-            | (reverses & (end < start * (1 - n * eps)))
-            | (figure["crossings"] == 0),
-        }
-    codes = np.select(list(rules.values()), list(rules), default=OSCILLATING).astype(np.int8)
-    return table["final_cost"].copy(data=codes) if hasattr(table, "dims") else codes
+    size = np.maximum(1, np.abs(minimum if known else cost))
+    gradient = np.sqrt(eps) * np.minimum(1, np.fmax(np.abs(start_cost), start_gradient_norm))
+    if tolerance is None:
+        return Tolerances(8 * eps * size, np.sqrt(eps) * size, gradient)
+    return Tolerances(tolerance, tolerance, gradient) if known else Tolerances(8 * eps * size, 0, tolerance)
 
 
 _JUDGED = (
@@ -153,14 +203,15 @@ _JUDGED = (
     "final_cost",
     "epochs",
     "gradient_norm",
+    "start_gradient_norm",
     "target_epoch",
     "diverged_epoch",
     "crossings",
     "window",
     "growths",
     "progress",
-    "window_gradient_norm",
     "highest_gradient_norm",
+    "swing_gradient_norm",
 )
 
 

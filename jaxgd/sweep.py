@@ -8,16 +8,23 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import engine, plan as plans, table
+from jaxgd import engine, table
+from jaxgd import plan as plans
 from jaxgd.descent import Descent, History, descend
 from jaxgd.outcome import judged
 from jaxgd.plan import Box, Each, Plan, planned
+from jaxgd.program import Program
+
+
+if TYPE_CHECKING:
+    import xarray
+
 
 def sweep(
     lane: Callable[..., Descent],
@@ -33,7 +40,7 @@ def sweep(
     tolerance: float | None = None,
     run: str | os.PathLike | None = None,
     executor: Executor | None = None,
-) -> Any:
+) -> "xarray.Dataset":
     """Carries out one descent for every point of a grid, and says what became of each.
 
     Args:
@@ -59,6 +66,12 @@ def sweep(
     Raises:
       ValueError, TypeError: an axis that the lane doesn't know or that has no values, a name that the
         result needs for itself, or what `Descent` and its cost refuse.
+
+    >>> def lane(learning_rate):
+    ...     return Descent(lambda x: x**2 + 5, 4.0, optax.sgd(learning_rate))
+    >>> results = sweep(lane, {"learning_rate": [0.01, 0.5, 1, 2]}, epochs=100)
+    >>> [OUTCOMES[code] for code in results.outcome.values]
+    ['descending', 'converged', 'oscillating', 'diverged']
     """
     plan = planned(
         lane,
@@ -106,13 +119,42 @@ def replay(lane: Callable[..., Descent], point: Mapping[str, Any], epochs: int) 
 
     Args:
       lane: the lane function of the sweep.
-      point: its arguments by name; a one-lane selection of the result's Dataset will do.
+      point: its arguments by name, or a one-lane selection of the result. Arguments that a table can
+        only name or number, such as functions and trees, need to be given by name.
       epochs: how many updates; a target or a ceiling does not end it.
+
+    Raises:
+      ValueError: the selection holds several lanes, or an argument that it only numbers.
+
+    >>> def lane(learning_rate):
+    ...     return Descent(lambda x: x**2 + 5, 4.0, optax.sgd(learning_rate))
+    >>> replay(lane, {"learning_rate": 0.25}, epochs=2).params.tolist()
+    [4.0, 2.0, 1.0]
+    >>> results = sweep(lane, {"learning_rate": [0.125, 0.25, 0.5]}, epochs=2)
+    >>> replay(lane, results.sel(learning_rate=0.25), epochs=2).cost.tolist()
+    [21.0, 9.0, 6.0]
     """
     if hasattr(point, "coords"):
-        point = {name: point.coords[name].values for name in point.coords if name in plans.parameters(lane)}
+        point = _point_of(lane, point)
     descent = lane(**{name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in point.items()})
     return descend(descent.cost, descent.params, descent.optimizer, epochs=epochs)
+
+
+def _point_of(lane: Callable[..., Descent], selection: "xarray.Dataset") -> dict[str, Any]:
+    """The arguments of the one lane that a table has been narrowed down to."""
+    if several := selection["outcome"].dims:
+        raise ValueError(f"replay takes one lane, and the selection has several along {', '.join(several)}: select one")
+    known = plans.parameters(lane)
+    anything = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    point = {}
+    for name, coordinate in selection.coords.items():
+        if "." in name or name == "epoch" or not (name in known or anything):
+            continue
+        if any(other.startswith(f"{name}.") and other != f"{name}.value" for other in selection.coords):
+            raise ValueError(f"the table only numbers the trees along {name!r}: give the lane's arguments by name")
+        values = selection.coords.get(f"{name}.value", coordinate).values
+        point[name] = values.item() if values.dtype.kind in "bU" else values
+    return point
 
 
 class _Devices(NamedTuple):
@@ -146,26 +188,37 @@ def _static_of(plan: Plan, box: Box) -> tuple[int, ...]:
     return tuple(part.start if d.static else 0 for d, part in zip(plan.dimensions, box))
 
 
-_known_programs: dict[tuple, engine.Program] = {}
+_known_programs: dict[tuple, Program] = {}
 _tracing = threading.Lock()
 
 
-def _program(plan: Plan, static: tuple[int, ...], device: Any) -> engine.Program:
+def _program(plan: Plan, static: tuple[int, ...], device: Any) -> Program:
     key = (plan.key, static, device)
     with _tracing, jax.enable_x64(plan.x64), plans.plain_words():
         if key not in _known_programs:
             while len(_known_programs) >= 64:  # they hold the constants of their plans
                 _known_programs.pop(next(iter(_known_programs)))
-            _known_programs[key] = engine.compiled(
-                plans.bound(plan, static), plans.arguments(plan), _limits(plan), plan.block, plan.blocks, device
+            _known_programs[key] = engine.program(
+                plans.bound(plan, static),
+                plans.arguments(plan),
+                records=len(plan.records),
+                targeted=plan.target > -math.inf,
+                block=plan.block,
+                blocks=plan.blocks,
+                dtype=_real(plan),
+                device=device,
             )
         return _known_programs[key]
 
 
 def _limits(plan: Plan) -> engine.Limits:
-    real = np.float64 if plan.x64 else np.float32
+    real = _real(plan)
     ceiling = np.minimum(plan.ceiling, np.finfo(real).max)
     return engine.Limits(np.int32(plan.epochs), real(plan.target), real(ceiling), np.asarray(plan.records, np.int32))
+
+
+def _real(plan: Plan) -> type:
+    return np.float64 if plan.x64 else np.float32
 
 
 def _as_finished(plan: Plan, boxes: Sequence[Box], executor: Executor, ahead: int) -> Iterator[tuple[Box, dict]]:
@@ -189,7 +242,6 @@ def _batch(plan: Plan, box: Box) -> dict[str, np.ndarray]:
     """Carries out the lanes of one box, wherever this process has a free device."""
     shape = tuple(part.stop - part.start for part in box)
     lanes = math.prod(shape)
-    used = -(-lanes // plan.block)
     indices = np.unravel_index(np.minimum(np.arange(plan.blocks * plan.block), lanes - 1), shape or (1,))
     arguments = {
         name: jax.tree.map(lambda a, here=part.start + index: a[here], values)
@@ -200,12 +252,12 @@ def _batch(plan: Plan, box: Box) -> dict[str, np.ndarray]:
     device = _devices().free.get()
     try:
         with jax.enable_x64(plan.x64):
-            figures = _program(plan, _static_of(plan, box), device).run(arguments, used, _limits(plan))
+            figures = _program(plan, _static_of(plan, box), device).run(arguments, np.int32(lanes), _limits(plan))
             figures = jax.tree.map(lambda a: np.asarray(a)[:lanes], figures)
     finally:
         _devices().free.put(device)
     figures = judged(figures, plan.minimum, plan.minima, plan.tolerance)
-    figures = {name: values.reshape(*shape, *values.shape[1:]) for name, values in figures.items()}
+    figures = {name: values.reshape((*shape, *values.shape[1:])) for name, values in figures.items()}
     return figures if plan.absent is None else _without(plan, box, figures)
 
 

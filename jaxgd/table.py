@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, NEVER, OUTCOMES, PENDING, named
+from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, NEVER, OUTCOMES, PENDING, named, tolerances
 from jaxgd.plan import Each, Plan
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def coordinates(plan: Plan) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
 
 def attributes(plan: Plan) -> dict[str, Any]:
     """What a result says of its run as a whole."""
-    known = {"epochs": plan.epochs, "target": plan.target, "ceiling": plan.ceiling, "minimum": plan.minimum}
+    names = ("epochs", "target", "ceiling", "minimum", "tolerance")
+    known = {name: getattr(plan, name) for name in names}
     return {name: value for name, value in known.items() if value is not None and np.isfinite(value)}
 
 
@@ -101,6 +102,10 @@ def best(table: "xarray.Dataset", by: str = "final_cost") -> "xarray.Dataset":
 
     Raises:
       ValueError: every lane diverged, or none has run.
+
+    >>> results = sweep(lane, {"learning_rate": [0.01, 0.4, 0.9, 2]}, epochs=10)
+    >>> float(best(results).learning_rate)
+    0.4
     """
     values = table[by].where(np.isfinite(table[by]), np.inf)
     dead = np.isin(table["outcome"], (DIVERGED, PENDING))
@@ -120,11 +125,16 @@ def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
     Returns:
       A Dataset over the other dimensions: `low` and `high`, the smallest and the largest value at
       which a lane converged; `stable`, the largest value at which one did not diverge, and
-      `unstable`, the next value above it (NaN where the grid ends or nothing diverged); `changes`,
+      `unstable`, the next value above it at which one did (NaN where there is none); `changes`,
       how often neighbours differ in whether they diverged (more than 1 or 2: the boundary is not one edge).
 
     Raises:
       ValueError: the table has no such dimension, or its values are not numbers.
+
+    >>> results = sweep(lane, {"learning_rate": [0.01, 0.4, 0.9, 2]}, epochs=100)
+    >>> edge = edges(results, along="learning_rate")
+    >>> [float(edge[name]) for name in ("low", "high", "stable", "unstable", "changes")]
+    [0.4, 0.9, 0.9, 2.0, 1.0]
     """
     import xarray
 
@@ -135,8 +145,8 @@ def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
     table = table.sortby(along)
     values = table[along].astype(float)
     converged, diverged = table["outcome"] == CONVERGED, table["outcome"] == DIVERGED
-    stable = values.where(~diverged).max(along)
-    above = values.where((values > stable) & diverged).min(along)
+    stable = values.where(~diverged & (table["outcome"] != PENDING)).max(along)
+    above = values.where(diverged & ~(values <= stable)).min(along)
     return xarray.Dataset(
         {
             "low": values.where(converged).min(along),
@@ -193,21 +203,31 @@ def _spread(lanes: np.ndarray, count: int) -> list[int]:
 def epochs_missing(table: "xarray.Dataset") -> np.ndarray:
     """For lanes still descending, about how many more epochs they need at the pace of their last window.
 
-    By the pace at which the cost nears the known minimum, or, if none is known, at which the
-    gradient norm shrinks; NaN where there is no such pace.
+    By the pace at which the cost nears the known minimum, to the target or to within the tolerance;
+    or, if no minimum is known, by the pace at which the gradient norm shrinks. NaN where there is no
+    such pace.
     """
     lanes = (table["outcome"] == DESCENDING).values
-    figure = {name: table[name].values[lanes].astype(float) for name in _PACE}
-    eps = np.finfo(table["final_cost"].dtype).eps
-    minimum = table.attrs.get("minimum")
+    figure = {name: table[name].values[lanes] for name in _PACE}
+    minimum, target = table.attrs.get("minimum"), table.attrs.get("target", -np.inf)
+    within = tolerances(figure, minimum, table.attrs.get("tolerance"))
     with np.errstate(all="ignore"):
         if minimum is None:
-            now, before, goal = figure["gradient_norm"], figure["window_gradient_norm"], np.sqrt(eps)
+            now, before, goal = figure["gradient_norm"], figure["window_gradient_norm"], within.gradient
         else:
-            now, goal = figure["best_cost"] - minimum, 8 * eps * max(1, abs(minimum))
+            now, goal = figure["best_cost"] - minimum, np.maximum(within.cost, target - minimum)
             before = now + figure["progress"]
         missing = figure["window"] * np.log(goal / now) / np.log(now / before)
     return np.where(np.isfinite(missing) & (missing > 0), missing, np.nan)
 
 
-_PACE = ("gradient_norm", "window_gradient_norm", "best_cost", "progress", "window")
+_PACE = (
+    "start_cost",
+    "final_cost",
+    "best_cost",
+    "start_gradient_norm",
+    "gradient_norm",
+    "window_gradient_norm",
+    "progress",
+    "window",
+)
