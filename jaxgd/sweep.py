@@ -92,6 +92,11 @@ def sweep(
         for box, figures in carried_out(plan, folder.unfinished(), executor):
             folder.keep(box, figures)
         return folder.table()
+    return in_memory(plan, executor)
+
+
+def in_memory(plan: Plan, executor: Executor | None = None) -> Any:
+    """The whole result of a plan, as a Dataset."""
     results = table.empty(plan)
     for box, figures in carried_out(plan, plan.boxes(), executor):
         for name, values in results.items():
