@@ -150,8 +150,8 @@ def _at_start(one: Explicit, lanes: _Lanes, shared: Leaves, used, limits: Limits
     history = jnp.full((limits.records.size, cost.size), jnp.nan, cost.dtype)
     lanes = lanes._replace(
         best_cost=cost,
-        best_epoch=none,
-        epochs=jnp.where(place < used, none, NEVER),
+        best_epoch=never,
+        epochs=jnp.where(place < used, jnp.int32(0), NEVER),
         place=place,
         history=history if axis else history.T,
     )

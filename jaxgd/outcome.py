@@ -118,9 +118,10 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
     5 diverged, but slowly: no new low in the window, and the gradient norm has outgrown the start's
       by more than rounding, where most updates overshoot and at least three in four overshoot
       further than the one before; or where none does, and the lane climbs above its start.
-    4 descending: the window lowered the lowest cost by more than the cost tolerance; or at least
-      three in four swings fall short of the one before, and the last two of the widest; or nothing
-      swings, and the lane is still on its way.
+    4 descending: the window lowered the lowest cost by more than the cost tolerance; or the swings
+      shrink: the last two are less than a tenth of the widest, or they are less by more than
+      rounding and at most one in four outgrew the one before; or nothing swings, and the lane is
+      still on its way.
     3 oscillating: the rest.
     0 pending: not run.
 
@@ -150,9 +151,8 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
         overshoots = (2 * crossings > n) & (4 * figure["growths"] >= 3 * crossings)
         climbs = (crossings == 0) & (cost > figure["start_cost"] + resolution)
         outgrown = figure["swing_gradient_norm"] > figure["start_gradient_norm"] * (1 + figure["epochs"] * eps)
-        shrinks = (4 * figure["growths"] <= crossings) & (
-            figure["swing_gradient_norm"] < figure["highest_gradient_norm"] * (1 - n * eps)
-        )
+        swing, widest = figure["swing_gradient_norm"], figure["highest_gradient_norm"]
+        shrinks = (10 * swing < widest) | ((swing < widest * (1 - n * eps)) & (4 * figure["growths"] <= crossings))
         rules = [
             (PENDING, ~(figure["epochs"] >= 0)),
             (DIVERGED, figure["diverged_epoch"] >= 0),

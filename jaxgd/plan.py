@@ -167,7 +167,7 @@ def planned(
         history = whole("history", history, least=2)
         records = tuple(np.unique(np.linspace(0, epochs, min(history, epochs + 1)).round().astype(int)).tolist())
     _check_names(lane, axes)
-    return Plan(
+    plan = Plan(
         lane,
         _dimensions(axes, paired),
         epochs,
@@ -181,6 +181,8 @@ def planned(
         absent,
         keep_params,
     )
+    _check_shapes(plan)
+    return plan
 
 
 def fingerprint(plan: Plan) -> str:
@@ -215,6 +217,18 @@ def _check_names(lane: Callable, axes: Mapping[str, Any]) -> None:
     missing = [n for n, p in known.items() if p.default is p.empty and p.kind in plain and n not in axes]
     if missing:
         raise ValueError(f"the lane needs {', '.join(missing)}: give each an axis, or a default")
+
+
+def _check_shapes(plan: Plan) -> None:
+    """Refuses lanes whose params differ in shape, for which one table has no room."""
+    first, *others = statics(plan)
+    if not others:
+        return
+    shapes = plan.outline["params"]
+    for static in others:
+        if outline(plan, static)["params"] != shapes:
+            values = [f"{n} = {d.at(n, i)!r}" for d, i in zip(plan.dimensions, static) for n in d.axes if d.is_each(n)]
+            raise ValueError(f"at {', '.join(values)} the params differ in shape or dtype from the first lane's: sweep them apart")
 
 
 def _dimensions(axes: Mapping[str, Any], paired: Sequence[Sequence[str]]) -> tuple[Dimension, ...]:

@@ -209,8 +209,7 @@ def compilations() -> int:
 
 _executables: dict[tuple[str, Any], Any] = {}
 _EMBEDDED = 1 << 24  # characters of program text, two for each byte of a constant in it
-_OPTIONS = {  # XLA's own, for this program alone
-    # Not xla_cpu_copy_insertion_use_region_analysis: faster, and wrong numbers for every lane under JAX 0.12.
+_OPTIONS = {  # XLA's own, for this program alone; not its region analysis of copies, which miscompiles with JAX 0.12
     "cpu": {"xla_cpu_prefer_vector_width": 512},
 }
 

@@ -1,6 +1,7 @@
 """Runs: a config carried out into its folder, and found again."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -69,6 +70,10 @@ def carry_out(run: Prepared, progress: Progress = lambda done, lanes: None) -> N
         results = folder.table()
         if chosen := table.representative(results, wanted):
             folder.keep_paths(paths(run.plan, results, chosen))
+    if run.config.record.params == "best" and not folder.has_best():
+        best = best_params(run.plan, folder.table(), run.config.run.select)
+        if best is not None:
+            folder.keep_best(best)
     folder.finish()
 
 
@@ -126,6 +131,30 @@ def paths(plan: plans.Plan, results: "xarray.Dataset", chosen: list[tuple[int, .
             coordinates[name] = ("path", np.array([values[tuple(index[i] for i in where)] for index in chosen]))
     data["outcome"] = ("path", np.array([results["outcome"].values[index] for index in chosen]))
     return xarray.Dataset(data, coordinates)
+
+
+def best_params(plan: plans.Plan, results: "xarray.Dataset", select: str) -> "xarray.Dataset | None":
+    """Params of the best setting, for every seed; None if no setting is best.
+
+    Its lanes are carried out again by the program that judged them, and so are the same to the last bit.
+    """
+    import xarray
+
+    grid = results["outcome"].dims
+    places = xarray.Dataset({f"{name}.place": (name, np.arange(results.sizes[name])) for name in grid})
+    try:
+        winner = table.best(results.merge(places), select)
+    except ValueError:
+        return None
+    rows = [np.atleast_1d(winner[f"{name}.place"].values).tolist() for name in grid]
+    boxes = [tuple(slice(i, i + 1) for i in index) for index in itertools.product(*rows)]
+    lanes = sorted(carried_out(plan, boxes), key=lambda done: [part.start for part in done[0]])
+    shape, data = winner["outcome"].shape, {}
+    for name in named("params", plan.outline["params"]):
+        values = np.stack([figures[name].reshape(figures[name].shape[len(grid) :]) for _, figures in lanes])
+        inner = tuple(f"{name}.{axis}" for axis in range(values.ndim - 1))
+        data[name] = (winner["outcome"].dims + inner, values.reshape(shape + values.shape[1:]))
+    return xarray.Dataset(data, winner.coords)
 
 
 def _by_program(plan: plans.Plan, chosen: list[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:

@@ -4,6 +4,7 @@
     manifest.json    layout, fingerprint, packages, devices, commit, times, hashes
     results.zarr     an xarray.Dataset, one chunk-aligned box of the grid per batch
     paths.zarr       chosen lanes, record by record
+    best.zarr        params of the best setting, where only those are kept
     figures/
 
 A batch is written, flushed to disk, and only then marked in the ledger. A batch that is not marked,
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     import xarray
 
 LAYOUT = 1
-_MANIFEST, _RESULTS, _PATHS, _CONFIG = "manifest.json", "results.zarr", "paths.zarr", "run.toml"
+_MANIFEST, _RESULTS, _CONFIG = "manifest.json", "results.zarr", "run.toml"
+_PATHS, _BEST = "paths.zarr", "best.zarr"
 _LEDGER = "done"
 _CODECS = (ZstdCodec(level=3), Crc32cCodec())  # a checksum on every chunk: Zstandard alone can return wrong numbers
 _PACKAGES = ("jaxgd", "jax", "jaxlib", "optax", "numpy", "xarray", "zarr")
@@ -82,22 +84,34 @@ class Folder:
             _note_hashes(self.path, _CONFIG)
 
     def has_paths(self) -> bool:
-        return (self.path / _PATHS).is_dir() and _is_intact(self.path, _PATHS)
+        return self._has(_PATHS)
 
     def keep_paths(self, paths: "xarray.Dataset") -> None:
         """Writes the stored paths, whole or not at all."""
-        beside = self.path / f"{_PATHS}.partial"
-        group = zarr.create_group(
-            beside, zarr_format=3, overwrite=True, attributes={"coordinates": _words(paths.coords)}
-        )
-        for name, variable in paths.variables.items():
+        self._keep(_PATHS, paths)
+
+    def has_best(self) -> bool:
+        return self._has(_BEST)
+
+    def keep_best(self, best: "xarray.Dataset") -> None:
+        """Writes the params of the best setting, whole or not at all."""
+        self._keep(_BEST, best)
+
+    def _has(self, part: str) -> bool:
+        return (self.path / part).is_dir() and _is_intact(self.path, part)
+
+    def _keep(self, part: str, dataset: "xarray.Dataset") -> None:
+        beside = self.path / f"{part}.partial"
+        attributes = {"coordinates": _words(dataset.coords)}
+        group = zarr.create_group(beside, zarr_format=3, overwrite=True, attributes=attributes)
+        for name, variable in dataset.variables.items():
             _write_array(group, str(name), variable.dims, variable.values)
-        _list_metadata(beside, paths.variables)
+        _list_metadata(beside, dataset.variables)
         for file in _files(beside):
             _flush(file)
-        shutil.rmtree(self.path / _PATHS, ignore_errors=True)
-        beside.replace(self.path / _PATHS)
-        _note_hashes(self.path, _PATHS)
+        shutil.rmtree(self.path / part, ignore_errors=True)
+        beside.replace(self.path / part)
+        _note_hashes(self.path, part)
 
     def finish(self) -> None:
         """Notes in the manifest that the run is complete."""
@@ -196,10 +210,23 @@ def opened_paths(path: Path) -> "xarray.Dataset | None":
     Raises:
       StoreError: they are damaged.
     """
-    if not (path / _PATHS).is_dir():
+    return _opened_part(path, _PATHS)
+
+
+def opened_best(path: Path) -> "xarray.Dataset | None":
+    """The params of the best setting, where the run kept those alone; None otherwise.
+
+    Raises:
+      StoreError: they are damaged.
+    """
+    return _opened_part(path, _BEST)
+
+
+def _opened_part(path: Path, part: str) -> "xarray.Dataset | None":
+    if not (path / part).is_dir():
         return None
-    _check_intact(path, _PATHS)
-    return _opened(path / _PATHS).load()
+    _check_intact(path, part)
+    return _opened(path / part).load()
 
 
 def config_file(path: Path) -> Path:

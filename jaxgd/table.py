@@ -189,7 +189,8 @@ def _best_lane(table: "xarray.Dataset", codes: np.ndarray) -> list[int]:
 
 def _at_edges(codes: np.ndarray) -> list[int]:
     """Lanes along the first dimension whose neighbour fared differently, at most a few."""
-    changed = np.argwhere(np.diff(codes, axis=0) != 0)[:8]
+    ran = codes != PENDING
+    changed = np.argwhere((np.diff(codes, axis=0) != 0) & ran[1:] & ran[:-1])[:8]
     sides = [place + step for place in changed for step in (0, np.eye(codes.ndim, dtype=int)[0])]
     return [int(np.ravel_multi_index(tuple(place), codes.shape)) for place in sides]
 

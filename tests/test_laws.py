@@ -1,0 +1,195 @@
+"""Laws that hold across the rooms: a lane does not depend on its company, and its figures are those of its descent."""
+
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxgd
+from jaxgd import engine
+from jaxgd.outcome import DIVERGED
+from jaxgd.surfaces import SURFACES
+
+COUNTS = ("best_epoch", "epochs", "crossings", "growths", "target_epoch", "diverged_epoch")
+
+
+def well(x):
+    return x**4 - 4 * x**2 + x
+
+
+def lane(learning_rate, x):
+    return jaxgd.Descent(well, x, optax.adam(learning_rate))
+
+
+def swept(rates, starts, **options):
+    axes = {"learning_rate": np.asarray(rates), "x": np.asarray(starts)}
+    return jaxgd.sweep(lane, axes, paired=[["learning_rate", "x"]], **{"epochs": 120, "target": -5.0, "history": 9} | options)
+
+
+def bits(table):
+    """Every figure of every lane, as bytes."""
+    return [np.stack([row.view(np.uint8) for row in table[name].values[:, None].copy()]) for name in sorted(table)]
+
+
+def same_bits(a, b):
+    for left, right in zip(bits(a), bits(b), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+# A lane alone equals itself in the crowd, bit for bit.
+
+rates = st.floats(2**-13, 32, width=32)
+starts = st.floats(-3, 3, width=32) | st.sampled_from([float("nan"), float("inf"), 2.0**100, -(2.0**33)])
+
+
+@settings(max_examples=8)
+@given(st.lists(st.tuples(rates, starts), min_size=2, max_size=300), st.randoms())
+def test_order_and_neighbours_change_no_bit(lanes, random):
+    """One program, since the number of lanes stays within a batch; neighbours dead from the start included."""
+    table = swept(*zip(*lanes))
+    order = list(range(len(lanes)))
+    random.shuffle(order)
+    same_bits(swept(*zip(*(lanes[i] for i in order))), table.isel(learning_rate=order))
+    alone = random.choice(order)
+    same_bits(swept(*zip(lanes[alone])), table.isel(learning_rate=[alone]))
+
+
+def test_size_of_blocks_and_batches_changes_no_bit(monkeypatch):
+    lanes = np.geomspace(1e-4, 30, 700), np.linspace(-3, 3, 700)
+    table = swept(*lanes)
+    for block in (64, 256):
+        monkeypatch.setattr(engine, "block_size", lambda lane_bytes, block=block: block)
+        same_bits(swept(*lanes), table)
+
+
+def test_a_dead_lane_never_wins_and_never_poisons_its_neighbours():
+    starts = np.where(np.arange(200) % 2, np.nan, 2.0)
+    rates = np.geomspace(1e-3, 0.1, 200)
+    table = swept(rates, starts)
+    assert (table.outcome[1::2] == DIVERGED).all() and (table.epochs[1::2] == 0).all()
+    same_bits(swept(rates[::2], starts[::2]), table.isel(learning_rate=slice(None, None, 2)))
+    assert np.isfinite(jaxgd.best(table).final_cost)
+
+
+# The figures are those of the descent.
+
+
+def figures(history, target, ceiling):
+    """What the engine watches, from a whole history, in plain NumPy."""
+    cost, norms = np.asarray(history.cost), np.asarray(history.gradient_norm)
+    params = np.asarray(history.params)
+    epochs = len(cost) - 1
+    inside = np.isfinite(cost) & np.isfinite(params.reshape(epochs + 1, -1)).all(1) & (cost <= ceiling)
+    ended = ~inside | (cost <= target)
+    last = int(np.argmax(ended)) if ended.any() else epochs
+    finite = np.isfinite(cost[: last + 1])
+    return {
+        "start_cost": cost[0],
+        "start_gradient_norm": norms[0],
+        "epochs": last,
+        "final_cost": cost[: last + 1][finite][-1],
+        "gradient_norm": norms[: last + 1][finite][-1],
+        "best_cost": np.nanmin(np.where(finite, cost[: last + 1], np.inf)),
+        "best_epoch": int(np.argmin(np.where(finite, cost[: last + 1], np.inf))),
+        "target_epoch": last if inside[last] and cost[last] <= target else np.nan,
+        "diverged_epoch": np.nan if inside[last] else last,
+        "params": params[: last + 1][finite][-1],
+    }
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd, lambda rate: jaxgd.momentum(rate, 0.9), optax.adam])
+@pytest.mark.parametrize("name", ["double_well", "rosenbrock"])
+def test_figures_are_those_of_the_whole_history(name, optimizer, precision):
+    cost = SURFACES[name].cost
+    start = jnp.asarray(2.0 if name == "double_well" else [-1.2, 1.0])
+    rates = np.array([1e-4, 1e-3, 3e-3, 0.02, 0.5, 10.0], precision)
+    epochs, target, ceiling = 130, -2.0 if name == "double_well" else 4.1, 1e10
+
+    def one(rate):
+        return jaxgd.Descent(cost, start, optimizer(rate))
+
+    table = jaxgd.sweep(one, {"rate": rates}, epochs=epochs, target=target, ceiling=ceiling, history=14)
+    replay = jax.jit(lambda rate: jaxgd.replay(one, {"rate": rate}, epochs))
+    # Another program rounds each epoch otherwise: a few eps per epoch, and chaos would multiply them.
+    tolerance = epochs * 16 * float(np.finfo(precision).eps)
+    for index, rate in enumerate(rates):
+        history, row = replay(rate), table.isel(rate=index)
+        for figure, value in figures(history, target, ceiling).items():
+            scale = np.abs(value).max()
+            where = f"{figure} at rate {rate}"
+            if figure in COUNTS:
+                np.testing.assert_array_equal(row[figure], value, err_msg=where)
+            else:
+                np.testing.assert_allclose(row[figure], value, rtol=tolerance * 10, atol=tolerance * scale, err_msg=where)
+        kept = np.asarray(history.cost)[table.epoch.values]
+        ended = table.epoch.values > int(row.epochs)
+        assert np.isnan(row.cost_history.values[ended]).all()
+        np.testing.assert_allclose(row.cost_history.values[~ended & np.isfinite(kept)], kept[~ended & np.isfinite(kept)], rtol=tolerance * 10)
+
+
+def test_swings_are_counted_as_the_ball_makes_them():
+    """Momentum on a parabola, against the gradients of the whole history."""
+
+    def one(rate):
+        return jaxgd.Descent(lambda x: x**2, 1.0, jaxgd.momentum(rate, 0.9))
+
+    table = jaxgd.sweep(one, {"rate": [0.01, 0.1, 1.0, 1.95]}, epochs=80)
+    for index, rate in enumerate(table.rate.values):
+        grads = 2 * np.asarray(jaxgd.replay(one, {"rate": rate}, 80).params)[30:]
+        crossed = grads[1:] * grads[:-1] < 0
+        swings = [np.abs(swing).max() for swing in np.split(grads, np.flatnonzero(crossed) + 1)]
+        row = table.isel(rate=index)
+        assert (row.window, row.crossings) == (50, crossed.sum())
+        assert row.growths == (np.diff(swings) > 0).sum()
+        for name, value in {
+            "window_gradient_norm": abs(grads[0]),
+            "highest_gradient_norm": max(swings),
+            "swing_gradient_norm": max(swings[-2:]),
+        }.items():
+            np.testing.assert_allclose(row[name], value, rtol=80 * 16 * np.finfo(np.float32).eps)
+
+
+# The package as a whole.
+
+HEAVY = ("matplotlib", "plotly", "pandas", "xarray", "zarr", "pydantic", "rich", "typer", "scipy.optimize")
+
+
+def test_importing_loads_nothing_heavy_and_changes_no_setting():
+    program = f"""
+import jax, sys
+before = dict(jax.config.values)
+import jaxgd
+assert jax.config.values == before
+loaded = [name for name in {HEAVY} if name in sys.modules]
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+def modules():
+    found = pkgutil.walk_packages(jaxgd.__path__, "jaxgd.")
+    return [module.name for module in found if not module.name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_examples_in_docstrings_run(name):
+    def example(learning_rate):
+        return jaxgd.Descent(lambda x: x**2 + 5, 4.0, optax.sgd(learning_rate))
+
+    public = {each: getattr(jaxgd, each) for each in jaxgd.__all__}
+    names = public | {"jax": jax, "jnp": jnp, "np": np, "optax": optax, "jaxgd": jaxgd, "lane": example}
+    assert doctest.testmod(importlib.import_module(name), extraglobs=names).failed == 0
+
+
+@pytest.mark.parametrize("name", ["descend", "sweep", "best", "edges", "replay", "verdict"])
+def test_public_functions_have_an_example(name):
+    assert ">>> " in getattr(jaxgd, name).__doc__

@@ -1,0 +1,172 @@
+"""The best setting, the edges, the lanes worth a look, and how many epochs are missing."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import xarray
+
+import jaxgd
+from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, OSCILLATING, PENDING
+from jaxgd.table import epochs_missing, representative
+
+
+def results(outcome, dims, final_cost=None, best_epoch=None, target_epoch=None, **coords):
+    """A table made up for the purpose."""
+    outcome = np.array(outcome, np.int8)
+
+    def figure(values, fill):
+        return (dims, np.broadcast_to(np.array(fill if values is None else values, float), outcome.shape).copy())
+
+    return xarray.Dataset(
+        {
+            "outcome": (dims, outcome),
+            "final_cost": figure(final_cost, 1.0),
+            "best_epoch": figure(best_epoch, 0.0),
+            "target_epoch": figure(target_epoch, np.nan),
+        },
+        coords or {dim: np.arange(size) for dim, size in zip(dims, outcome.shape)},
+    )
+
+
+# best
+
+
+def test_best_is_the_lowest_median_over_seeds_not_the_luckiest_lane():
+    costs = [[0.0, 9.0, 9.0], [2.0, 3.0, 4.0]]
+    table = results(np.full((2, 3), DESCENDING), ("rate", "seed"), costs)
+    best = jaxgd.best(table)
+    assert best.rate == 1 and best.sizes == {"seed": 3}
+
+
+def test_best_counts_diverged_as_worst_however_low_the_cost():
+    codes = [[DIVERGED, DIVERGED, CONVERGED], [CONVERGED] * 3]
+    assert jaxgd.best(results(codes, ("rate", "seed"), [[0.0, 0.0, 0.0], [5.0, 5.0, 5.0]])).rate == 1
+    assert jaxgd.best(results([DIVERGED, PENDING, OSCILLATING], ("rate",), [0.0, 0.0, 7.0])).rate == 2
+
+
+def test_best_of_equals_is_the_one_whose_lowest_cost_came_first():
+    table = results([CONVERGED] * 3, ("rate",), [5.0, 5.0, 6.0], best_epoch=[30, 20, 10])
+    assert jaxgd.best(table).rate == 1
+
+
+def test_best_by_the_epoch_that_met_the_target():
+    table = results([CONVERGED] * 3, ("rate",), [1.0, 0.0, 2.0], target_epoch=[30, np.nan, 20])
+    assert jaxgd.best(table, by="target_epoch").rate == 2
+    with pytest.raises(ValueError, match="no lane met the target"):
+        jaxgd.best(results([DESCENDING] * 2, ("rate",)), by="target_epoch")
+
+
+def test_best_over_several_dimensions_and_over_none():
+    costs = np.arange(6.0).reshape(2, 3)[::-1]
+    assert jaxgd.best(results(np.full((2, 3), CONVERGED), ("a", "b"), costs))[["a", "b"]].to_dict()["coords"]["a"]["data"] == 1
+    assert jaxgd.best(results(CONVERGED, ())).final_cost == 1
+
+
+@pytest.mark.parametrize("code", [DIVERGED, PENDING])
+def test_there_is_no_best_of_none(code):
+    with pytest.raises(ValueError, match="there is no best setting: every lane diverged"):
+        jaxgd.best(results([code, code], ("rate",), np.nan))
+
+
+# edges
+
+
+def test_edges_of_one_boundary():
+    codes = [DESCENDING, CONVERGED, CONVERGED, OSCILLATING, DIVERGED, DIVERGED]
+    edge = jaxgd.edges(results(codes, ("rate",), rate=[0.1, 0.2, 0.5, 1.0, 1.5, 2.0]), along="rate")
+    assert {name: float(value) for name, value in edge.items()} == {
+        "low": 0.2,
+        "high": 0.5,
+        "stable": 1.0,
+        "unstable": 1.5,
+        "changes": 1,
+    }
+
+
+def test_edges_of_several_boundaries_and_of_a_grid_out_of_order():
+    codes = [CONVERGED, DIVERGED, CONVERGED, DIVERGED]
+    edge = jaxgd.edges(results(codes, ("rate",), rate=[0.1, 0.2, 0.3, 0.4]), along="rate")
+    assert (edge.stable, edge.unstable, edge.changes) == (0.3, 0.4, 3)
+    mixed = jaxgd.edges(results(codes[::-1], ("rate",), rate=[0.4, 0.3, 0.2, 0.1]), along="rate")
+    assert mixed.identical(edge)
+
+
+def test_edges_that_are_not_there():
+    edge = jaxgd.edges(results([DESCENDING] * 2, ("rate",)), along="rate")
+    assert np.isnan([edge.low, edge.high, edge.unstable]).all() and edge.stable == 1 and edge.changes == 0
+    edge = jaxgd.edges(results([DIVERGED] * 2, ("rate",)), along="rate")
+    assert np.isnan(edge.stable) and edge.unstable == 0  # the boundary lies below the grid
+    edge = jaxgd.edges(results([CONVERGED, DIVERGED, PENDING], ("rate",)), along="rate")
+    assert edge.stable == 0  # what has not run is not known to be stable
+
+
+def test_edges_for_each_point_of_the_other_dimensions():
+    codes = [[CONVERGED, CONVERGED, DIVERGED], [CONVERGED, DIVERGED, DIVERGED]]
+    edge = jaxgd.edges(results(codes, ("momentum", "rate")), along="rate")
+    assert edge.high.dims == ("momentum",)
+    assert edge.high.values.tolist() == [1, 0] and edge.unstable.values.tolist() == [2, 1]
+
+
+def test_edges_along_what_has_none():
+    table = results([CONVERGED] * 2, ("optimizer",), optimizer=["adam", "sgd"])
+    with pytest.raises(ValueError, match="no dimension 'rate': the table has optimizer"):
+        jaxgd.edges(table, along="rate")
+    with pytest.raises(ValueError, match="'optimizer' holds names, which have no order"):
+        jaxgd.edges(table, along="optimizer")
+
+
+def test_edges_of_the_parabola_bracket_one():
+    rates = np.linspace(0.1, 1.5, 57)
+    table = jaxgd.sweep(lambda rate: jaxgd.Descent(lambda x: x**2 + 5, 9.0, optax.sgd(rate)), {"rate": rates}, epochs=100)
+    edge = jaxgd.edges(table, along="rate")
+    assert edge.stable <= 1 < edge.unstable and edge.changes == 1
+
+
+# representative
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 40, 1000])
+def test_lanes_to_look_at_are_few_different_and_begin_with_the_best(count):
+    rng = np.random.default_rng(0)
+    codes = np.repeat(np.arange(6), 20).reshape(12, 10)
+    costs = rng.uniform(size=codes.shape)
+    costs[5, 5], costs[11, 0] = -1.0, -2.0  # the second has diverged
+    chosen = representative(results(codes, ("a", "b"), costs), count)
+    assert len(chosen) == len(set(chosen)) <= count
+    assert (5, 5) in chosen
+    assert all(codes[lane] != PENDING for lane in chosen)
+    if count >= 40:
+        assert {int(codes[lane]) for lane in chosen} == {1, 2, 3, 4, 5}
+
+
+def test_lanes_to_look_at_of_small_tables():
+    assert representative(results(CONVERGED, ()), 5) == [()]
+    assert representative(results([PENDING, PENDING], ("rate",)), 5) == []
+    assert representative(results([DIVERGED, DIVERGED], ("rate",), np.nan), 5) == [(0,), (1,)]
+
+
+# epochs missing
+
+
+@pytest.mark.parametrize("known", [{}, {"minimum": 5.0}, {"minimum": 5.0, "target": 5.5}], ids=["by gradient", "minimum", "target"])
+def test_epochs_missing_are_about_what_it_then_takes(known):
+    def lane(rate):
+        return jaxgd.Descent(lambda x: x**2 + 5, 30.0, optax.sgd(rate))
+
+    rates = {"rate": [0.002, 0.004]}
+    table = jaxgd.sweep(lane, rates, epochs=300, **known)
+    assert (table.outcome == DESCENDING).all()
+    missing = epochs_missing(table)
+    for factor, outcome in ((0.9, DESCENDING), (1.1, CONVERGED)):
+        for index, rate in enumerate(rates["rate"]):
+            epochs = int(300 + factor * missing[index] + (50 if outcome == CONVERGED else 0))  # the window has to be flat
+            again = jaxgd.sweep(lane, {"rate": [rate]}, epochs=epochs, **known)
+            assert again.outcome.values.tolist() == [outcome]
+
+
+def test_epochs_missing_where_there_is_no_pace():
+    table = jaxgd.sweep(lambda rate: jaxgd.Descent(lambda x: x, 0.0, optax.sgd(rate)), {"rate": [0.1]}, epochs=60)
+    assert np.isnan(epochs_missing(table)).all()  # the slope never changes
+    still = jaxgd.sweep(lambda rate: jaxgd.Descent(jnp.square, 0.0, optax.sgd(rate)), {"rate": [0.1]}, epochs=60)
+    assert epochs_missing(still).size == 0
