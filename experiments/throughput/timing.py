@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ def again(prepare: str) -> dict[str, Any]:
     before = len(_compiled)
     seconds, _ = timed(_ready[prepare])
     return {"seconds": seconds, "programs": len(_compiled) - before}
+
+
+def figures(prepare: str, workload: Workload, most: int) -> dict[str, Any]:
+    """What the work comes to, untimed."""
+    run, read = named(prepare)(workload, most)
+    return read(run())
 
 
 def timed(run: Callable) -> tuple[float, Any]:
@@ -68,9 +75,10 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _listen(heard: list = []) -> None:
+@cache
+def _listen() -> None:
     """Counts compilations from here on, where there is a JAX to count."""
-    if heard or has("jax") is None:
+    if has("jax") is None:
         return
     import jax
 
@@ -79,4 +87,3 @@ def _listen(heard: list = []) -> None:
             _compiled.append(seconds)
 
     jax.monitoring.register_event_duration_secs_listener(listener)
-    heard.append(listener)

@@ -165,7 +165,7 @@ def _read_final(raw):
 
 
 def _read_off(costs, params, workload):
-    """When each lane ended, and at which cost, from all its costs [lane, epoch]; params only if it ran on to its last."""
+    """When each lane ended, and at which cost, from its costs [lane, epoch]; params where nothing stops it before."""
     target = -np.inf if workload.target is None else workload.target
     ended = ~((costs > target) & (costs <= np.finfo(costs.dtype).max))
     epochs = np.where(ended.any(1), ended.argmax(1), workload.epochs)

@@ -52,7 +52,7 @@ def by_hand(workload: Workload, most: int):
         with np.errstate(all="ignore"):  # what diverges is a result
             for epoch in range(workload.epochs):
                 cost, grads = value_and_grads(params)
-                updates, state = rule(np, grads, state, epoch, **lanes)
+                updates, state = rule(np, grads, state, np.float32(epoch), **lanes)
                 if workload.target is not None:  # a lane that has met it stands still
                     updates = tuple(np.where(cost > workload.target, u, 0) for u in updates)
                 params = tuple(p + u for p, u in zip(params, updates, strict=True))

@@ -35,7 +35,7 @@ def _step(workload: Workload):
             moved = tuple(torch.where(value > workload.target, m, p) for m, p in zip(moved, params, strict=True))
         return moved, state
 
-    return torch.func.vmap(one_lane, in_dims=(0, 0 if workload.rule != "gradient_descent" else None, None, 0))
+    return torch.func.vmap(one_lane, in_dims=(0, 0, None, 0))
 
 
 def _prepared(workload: Workload, most: int, steps, at_once: int):

@@ -1,6 +1,6 @@
 """One process per environment: the parent names a function and its arguments, the worker calls it and answers.
 
-    python -m experiments.throughput.worker     # reads pickled requests, writes pickled answers
+python -m experiments.throughput.worker     # reads pickled requests, writes pickled answers
 """
 
 import importlib
@@ -24,12 +24,11 @@ class PeerError(Exception):
 @contextmanager
 def worker(python: str) -> Iterator[Ask]:
     """A process of the given interpreter, as a function: ask("module:function", *arguments) → its answer."""
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
         [python, "-m", "experiments.throughput.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": path, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},  # a GPU is shared by all
+        env=environment(),
     )
 
     def ask(function: str, *arguments: Any) -> Any:
@@ -49,6 +48,12 @@ def worker(python: str) -> Iterator[Ask]:
         process.stdin.close()
         process.stdout.close()
         process.wait()
+
+
+def environment() -> dict[str, str]:
+    """Of every child: it finds this study and jaxgd, and leaves room on a GPU for the others."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": path, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def named(function: str) -> Callable:

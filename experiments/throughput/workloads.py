@@ -11,6 +11,8 @@ import numpy as np
 
 EPOCHS_AT_ONCE = 20  # the fused steps of torch.compile; every workload's epochs are a multiple of it
 MOMENTUM = 0.9  # where it is not an axis
+ROUNDINGS = 8  # of one update, at most: a handful of operations on numbers of the params' size
+EPS = float(np.finfo(np.float32).eps)
 
 
 def parabola(xp: Any) -> Callable:
@@ -129,8 +131,9 @@ def sized(workload: Workload, lanes: int, epochs: int) -> Workload:
 
 
 def nudged(workload: Workload) -> Workload:
-    """The workload from a start that differs in its last bit: whatever changes by this is not the work's to say."""
-    return workload._replace(start=tuple(np.nextafter(leaf, np.float32(np.inf)) for leaf in workload.start))
+    """The work with the last bits of its start and of its rates changed: what moves by this, nobody can compute."""
+    start = tuple(np.nextafter(leaf, np.float32(np.inf)) for leaf in workload.start)
+    return workload._replace(start=start, rates=tuple(rate * (1 + ROUNDINGS * EPS) for rate in workload.rates))
 
 
 def axes(workload: Workload) -> dict[str, np.ndarray]:
