@@ -1,1 +1,1 @@
-"""Studies: published results, measured again. Each is a script: `python -m experiments.NAME --help`."""
+"""Published results reproduced, and speed measured: each study is a script with a `main`."""

@@ -146,11 +146,10 @@ def _at_start(one: Explicit, lanes: _Lanes, shared: Leaves, used, limits: Limits
     axis = one.axis
     cost, grads = _evaluated(one, lanes, shared)
     place = jnp.arange(cost.size, dtype=jnp.int32)
-    none = jnp.zeros_like(place)
     history = jnp.full((limits.records.size, cost.size), jnp.nan, cost.dtype)
     lanes = lanes._replace(
         best_cost=cost,
-        best_epoch=never,
+        best_epoch=jnp.zeros_like(place),
         epochs=jnp.where(place < used, jnp.int32(0), NEVER),
         place=place,
         history=history if axis else history.T,
