@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -268,16 +269,16 @@ def _carry_out(prepared: Any) -> None:
 
     columns = (TextColumn("descending"), BarColumn(), MofNCompleteColumn(), TextColumn("lanes"), TimeRemainingColumn())
     bar = Progress(*columns, console=_console(stderr=True), transient=True)
-    task, began = bar.add_task(""), time.perf_counter()
-
-    def progress(done: int, lanes: int) -> None:
-        bar.update(task, completed=done, total=lanes)
-        if time.perf_counter() - began > _SLOW and bar.console.is_terminal:  # in a log a bar is only noise
-            bar.start()
-
+    task = bar.add_task("", total=prepared.plan.lanes)
+    late = threading.Timer(_SLOW, bar.start)  # whatever is going on by then: compiling takes long too
+    if bar.console.is_terminal:  # in a log a bar is only noise
+        late.start()
     try:
-        runs.carry_out(prepared, progress)
+        runs.carry_out(prepared, lambda done, lanes: bar.update(task, completed=done))
     finally:
+        late.cancel()
+        if late.ident is not None:
+            late.join()
         if bar.live.is_started:
             bar.stop()
 

@@ -1,16 +1,19 @@
 """Runs: a config into its folder and back; what is finished is never repeated, what is edited is never stale."""
 
+import io
 import subprocess
 import sys
+import time
 import tomllib
 
 import jax
 import numpy as np
 import pytest
 import xarray
+from rich.console import Console
 
 import jaxgd
-from jaxgd import config, run, store
+from jaxgd import cli, config, run, store
 from jaxgd.config import ConfigError
 from jaxgd.outcome import DIVERGED
 from jaxgd.plan import Plan
@@ -225,7 +228,8 @@ def test_a_user_s_lane_with_names_as_an_axis(tmp_path):
         "mean(", "mean({'flat': 0.1, 'steep': 1.0}[kind] * "
     )
     a_file(tmp_path, model, "model.py")
-    text = MINE + 'lane.kind = { values = ["flat", "steep"] }\n[record]\npaths = 4\n'
+    mine = MINE.replace('"model:lane"', '"model:lane"\nkind = "flat"')
+    text = mine + 'lane.kind = { values = ["flat", "steep"] }\n[record]\npaths = 4\n'
     prepared = carried_out(tmp_path, text)
     stored, paths = store.opened_table(prepared.folder), store.opened_paths(prepared.folder)
     assert stored.outcome.dims == ("learning_rate", "kind") and stored.kind.values.tolist() == ["flat", "steep"]
@@ -336,3 +340,27 @@ def test_a_word_finds_its_run(tmp_path):
     assert run.resolved(str(tmp_path / "mine.toml"), runs) == other.folder
     assert isinstance(run.config_of(other.folder), config.Config)
     assert isinstance(xarray.open_zarr(other.folder / "results.zarr"), xarray.Dataset)
+
+
+# --- progress ---
+
+
+def progress_of(monkeypatch, tmp_path, *, terminal, slow, seconds=0.3):
+    """What the command writes to the terminal while a run of so many seconds goes on, in one silent step."""
+    out = io.StringIO()
+    monkeypatch.setattr(cli, "_SLOW", slow)
+    monkeypatch.setattr(cli, "_console", lambda stderr: Console(file=out, force_terminal=terminal, width=80))
+    monkeypatch.setattr(run, "carry_out", lambda prepared, progress: (progress(64, 300), time.sleep(seconds)))
+    cli._carry_out(run.prepared(a_file(tmp_path, SWEEP), runs=tmp_path))
+    return out.getvalue()
+
+
+def test_slow_work_shows_a_bar_that_leaves_the_terminal_clean(monkeypatch, tmp_path):
+    said = progress_of(monkeypatch, tmp_path, terminal=True, slow=0.05)
+    assert " 64/300" in said
+    assert said.endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # the cursor is back, the line wiped
+
+
+def test_quick_work_and_logs_show_none(monkeypatch, tmp_path):
+    assert progress_of(monkeypatch, tmp_path, terminal=True, slow=60, seconds=0) == ""
+    assert progress_of(monkeypatch, tmp_path, terminal=False, slow=0.05) == ""
