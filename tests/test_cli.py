@@ -366,7 +366,7 @@ def test_the_config_of_the_best_runs(folder):
     alone = command("run", "best.toml")
     assert alone.code == 0
     final = float(re.search(r"final_cost\s+(\S+)", best.out)[1])
-    assert f"final cost {final:.6g} after" in " ".join(alone.out.split())
+    assert f"final cost {final:.6g}, lowest" in " ".join(alone.out.split())
 
 
 def test_params_of_the_best_alone(folder):
