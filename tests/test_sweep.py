@@ -295,7 +295,7 @@ _NEED_MORE = {  # and what they say
 
 
 @pytest.mark.parametrize("name", optimizers())
-@pytest.mark.filterwarnings("ignore:Specifying a key will be required")  # optax, of noisy_sgd
+@pytest.mark.filterwarnings("ignore:Specifying a key will be required", "ignore:.optimistic_adam. is deprecated")  # by optax
 def test_optimizer_can_be_swept(name, compiled_in_haste):
     factory = optimizers()[name]
 
