@@ -1,11 +1,12 @@
 """The command: words in, words out, exit codes. 0 done, 1 failed, 2 bad input, 130 interrupted."""
 
 import functools
-import inspect
+import math
 import os
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,16 +14,19 @@ import typer
 
 app = typer.Typer(
     help="Which learning rate? Runs gradient descents by the million, and says what became of each.",
-    no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # plain help: a text that any terminal and any pager shows as it is
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the config, as in run.epochs=200.")]
+_SET_HELP = "Lay a value over the config, as in run.epochs=200 or sweep={}; as often as you like."
+_RUN_HELP = "A run folder, its config, or the beginning of its name."
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, its config, or the beginning of its name.", show_default=False)]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN_HELP, show_default=False)]
 _SLOW = 1.0  # seconds from which progress is shown
+_INTERRUPTED = 130
 
 
 class BadInput(Exception):
@@ -31,17 +35,15 @@ class BadInput(Exception):
 
 def main() -> None:
     """The console command."""
-    sys.exit(_main())
+    sys.exit(answered())
 
 
-def _main() -> int:
+def answered(words: list[str] | None = None) -> int:
+    """Carries out a command line, by default this process's own; returns its exit code."""
     try:
-        return app(standalone_mode=False) or 0
-    except KeyboardInterrupt:
-        _complain("interrupted; what is finished is kept, and the same command goes on from there")
-        return 130
-    except typer.Abort:
-        return 130
+        code = app(words, standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
     except Exception as error:
         if hasattr(error, "format_message"):  # the command line itself is wrong
             _complain(error.format_message())
@@ -53,10 +55,44 @@ def _main() -> int:
             raise
         _complain(f"{type(error).__name__}: {error}\n(set JAXGD_TRACEBACK=1 to see where)")
         return 1
+    if code == _INTERRUPTED:
+        _complain("interrupted; what is finished is kept, and the same command goes on from there")
+    return code
 
 
 def _complain(text: str) -> None:
     print(f"jaxgd: {text}", file=sys.stderr)
+
+
+def _said_version(wanted: bool) -> None:
+    if wanted:
+        from jaxgd import __version__
+
+        print(f"jaxgd {__version__}")
+        raise typer.Exit
+
+
+def _templates() -> dict[str, Path]:
+    """The configs that come with jaxgd, by name: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    folder = inside if inside.is_dir() else package.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def _like_help() -> str:
+    return f"Which of them: {', '.join(_templates())}."
+
+
+@app.callback(invoke_without_command=True)
+def about(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_said_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def _refuses(command: Callable) -> Callable:
@@ -77,8 +113,16 @@ def _refuses(command: Callable) -> Callable:
 
 @app.command()
 @_refuses
-def run(config: ConfigPath, set: Settings = None, open: Annotated[bool, typer.Option("--open", help="Open the picture when done.")] = False) -> None:
-    """Carry out a config: every descent, its outcome, and one picture. Finishes what an earlier run left."""
+def run(
+    config: ConfigPath,
+    set: Settings = None,
+    open: Annotated[bool, typer.Option("--open", help="Open the picture when done.")] = False,
+) -> None:
+    """Carry out a config, and show what came of it.
+
+    Every descent, what became of each, and a picture. Goes on where an earlier run of the same
+    config left off, and repeats nothing.
+    """
     from jaxgd import run as runs
     from jaxgd import store
     from jaxgd.show import tables
@@ -96,7 +140,8 @@ def run(config: ConfigPath, set: Settings = None, open: Annotated[bool, typer.Op
     out = _console()
     lanes = f"{prepared.plan.lanes:,}".replace(",", " ")
     out.print(f"[bold]{_plain(title)}[/]")
-    out.print(f"{lanes} lane{'s' * (prepared.plan.lanes > 1)}, up to {prepared.plan.epochs} epochs, {time.perf_counter() - began:.1f} s\n")
+    took = f"{time.perf_counter() - began:.1f} s"
+    out.print(f"{lanes} lane{'s' * (prepared.plan.lanes > 1)}, up to {prepared.plan.epochs} epochs, {took}\n")
     out.print(tables.closing(table, prepared.config.run.select))
     out.print(f"\n[bold]results[/]  {prepared.folder}\n[bold]picture[/]  {picture}", soft_wrap=True)
     if open:
@@ -106,75 +151,93 @@ def run(config: ConfigPath, set: Settings = None, open: Annotated[bool, typer.Op
 @app.command()
 @_refuses
 def check(config: ConfigPath, set: Settings = None) -> None:
-    """Say what a config would do and cost (lanes, memory, disk), without doing it."""
+    """Say what a config would take, and do nothing.
+
+    How many lanes in which batches, how much memory and disk.
+    """
     from jaxgd import run as runs
     from jaxgd import table
     from jaxgd.plan import bytes_of
 
     prepared = runs.prepared(config, set or ())
     plan = prepared.plan
-    stored = sum(int(v.dtype.itemsize * _product(v.shape)) for v in table.variables(plan).values())
+    stored = sum(int(v.dtype.itemsize * math.prod(v.shape)) for v in table.variables(plan).values())
     working = plan.blocks * plan.block * (bytes_of(plan.outline) + 16 * 8)
     axes = " × ".join(f"{d.name} {d.size}" for d in plan.dimensions) or "a single descent"
     done = "finished or begun already" if prepared.folder.exists() else "new"
     out = _console()
-    out.print(f"{config}: good", soft_wrap=True)
+    out.print(f"{config}: good", soft_wrap=True, markup=False)
     out.print(f"[bold]lanes[/]    {plan.lanes}  ({axes})")
     out.print(f"[bold]epochs[/]   {plan.epochs} each at most, {plan.lanes * plan.epochs:.3g} updates in all")
-    out.print(f"[bold]batches[/]  {len(plan.boxes())}, of up to {_product(plan.chunk)} lanes in blocks of {plan.block}")
+    size = math.prod(plan.chunk)
+    out.print(f"[bold]batches[/]  {len(plan.boxes())}, of up to {size} lanes in blocks of {plan.block}")
     out.print(f"[bold]memory[/]   about {_size(working)} per worker")
     out.print(f"[bold]disk[/]     {_size(stored)} before compression")
     out.print(f"[bold]results[/]  {prepared.folder}  ({done})", soft_wrap=True)
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(metavar="surfaces|optimizers", help="What to list.")]) -> None:
-    """List the cost surfaces or the optimizers that a config can name."""
-    from jaxgd.show import tables
-
+def list_(
+    what: Annotated[str, typer.Argument(metavar="surfaces|optimizers", help="What to list.", show_default=False)],
+) -> None:
+    """List what a config can name: surfaces or optimizers."""
     if what == "surfaces":
         from jaxgd.surfaces import SURFACES
 
-        rows = [(name, surface.about) for name, surface in SURFACES.items()]
-        _console().print(tables.names(rows, "surface", ""))
+        for name, surface in SURFACES.items():
+            count = surface.dimension or "any number of"
+            print(f"{name}, {count} variable{'s' * (count != 1)}\n    {surface.equation}\n    {surface.about}")
     elif what == "optimizers":
-        from jaxgd.lane import optimizers
+        from jaxgd.config import shown
+        from jaxgd.names import hyperparameters, optimizers
 
-        rows = [(name, ", ".join(_hyperparameters(factory))) for name, factory in optimizers().items()]
-        _console().print(tables.names(rows, "optimizer", "hyperparameters"))
+        for name, factory in optimizers().items():
+            values = [k if v is None else f"{k} = {shown(v)}" for k, v in hyperparameters(factory).items()]
+            print(f"{name}\n{textwrap.indent(textwrap.fill(', '.join(values), 90), '    ')}")
     else:
         raise BadInput(f"list {what}: can list surfaces or optimizers")
 
 
 @app.command()
 def init(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The new config, NAME.toml.")],
-    like: Annotated[str, typer.Option(metavar="TEMPLATE", help="One of the configs that come with jaxgd.")] = "lesson",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new config, NAME.toml.", show_default=False)],
+    like: Annotated[str, typer.Option(metavar="TEMPLATE", help=_like_help())] = "lesson",
 ) -> None:
     """Write a new config, like one that comes with jaxgd."""
     from jaxgd.config import near
 
-    templates = {path.stem: path for path in sorted(_templates().glob("*.toml"))}
+    templates = _templates()
     if like not in templates:
         raise BadInput(f"--like {like}: there is no such template{near(like, templates)}")
-    target = Path(name).with_suffix(".toml")
-    if target.exists():
-        raise BadInput(f"{target} is there already; it is left as it is")
-    if not target.parent.is_dir():
-        raise BadInput(f"{target}: there is no folder {target.parent}")
-    target.write_text(templates[like].read_text("utf-8"), "utf-8")
+    name = name.removesuffix(".toml")
+    target = Path(f"{name}.toml")
+    if not name or name.endswith(("/", os.sep)):
+        raise BadInput(f"{name!r} is no name for a config")
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(templates[like].read_text("utf-8"))
+    except FileExistsError as error:
+        raise BadInput(f"{target} is there already; it is left as it is") from error
+    except OSError as error:
+        raise BadInput(f"{target}: can't be written: {error.strerror}") from error
     print(f"{target}: like {like}; now: jaxgd run {target}")
 
 
 @app.command()
 @_refuses
-def best(run: RunName, toml: Annotated[bool, typer.Option("--toml", help="Print the config of the best setting.")] = False) -> None:
-    """Show the best setting of a run: the lowest median over seeds, never the luckiest lane."""
+def best(
+    run: RunName,
+    toml: Annotated[bool, typer.Option("--toml", help="Print it as a config of its own.")] = False,
+) -> None:
+    """Show the best setting of a run.
+
+    The one with the lowest median over seeds, what diverged counting as worst; never the luckiest lane.
+    """
     from jaxgd import config as cfg
     from jaxgd import lane, store
     from jaxgd import run as runs
     from jaxgd import table as tables
-    from jaxgd.show.tables import setting
+    from jaxgd.show.tables import setting, vector
 
     folder = runs.resolved(run)
     config, table = runs.config_of(folder), store.opened_table(folder).load()
@@ -188,7 +251,13 @@ def best(run: RunName, toml: Annotated[bool, typer.Option("--toml", help="Print 
     print(setting(winner))
     for name in ("final_cost", "best_cost", "best_epoch", "epochs", "target_epoch", "gradient_norm"):
         values = winner[name].values
-        print(f"{name:14s} {values.item():.6g}" if values.ndim == 0 else f"{name:14s} median {_median(values):.6g} of {values.size}")
+        said = f"{values.item():.6g}" if values.ndim == 0 else f"median {_median(values):.6g} of {values.size}"
+        print(f"{name:14s} {said}")
+    kept = store.opened_best(folder)
+    params = winner if kept is None else kept
+    for name in params.data_vars:
+        if str(name).split(".")[0] == "params" and not winner["outcome"].ndim:  # of several seeds, none is the one
+            print(f"{name:14s} {vector(params[name].values)}")
 
 
 def _carry_out(prepared: Any) -> None:
@@ -203,13 +272,14 @@ def _carry_out(prepared: Any) -> None:
 
     def progress(done: int, lanes: int) -> None:
         bar.update(task, completed=done, total=lanes)
-        if time.perf_counter() - began > _SLOW:
+        if time.perf_counter() - began > _SLOW and bar.console.is_terminal:  # in a log a bar is only noise
             bar.start()
 
     try:
         runs.carry_out(prepared, progress)
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _picture(folder: Path, table: Any, paths: Any, title: str) -> Path:
@@ -219,21 +289,6 @@ def _picture(folder: Path, table: Any, paths: Any, title: str) -> Path:
     path.parent.mkdir(exist_ok=True)
     plots.overview(table, paths, title).savefig(path)
     return path
-
-
-def _templates() -> Path:
-    """The configs that come with jaxgd: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
-
-
-def _hyperparameters(factory: Callable) -> Iterator[str]:
-    for name, parameter in inspect.signature(factory).parameters.items():
-        if isinstance(parameter.default, (bool, int, float, str)) and parameter.default is not parameter.empty:
-            yield f"{name} = {parameter.default}"
-        elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
-            yield name
 
 
 def _console(stderr: bool = False) -> Any:
@@ -253,13 +308,6 @@ def _median(values: Any) -> float:
     import numpy as np
 
     return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
-
-
-def _product(numbers: Any) -> int:
-    result = 1
-    for number in numbers:
-        result *= int(number)
-    return result
 
 
 def _size(count: float) -> str:

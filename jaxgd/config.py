@@ -1,6 +1,5 @@
 """TOML to a checked config. Every error names the file, the key, what is wrong, and what is allowed."""
 
-import difflib
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,16 +9,10 @@ import pydantic
 import tomli_w
 from pydantic import ConfigDict, Field
 
-RANGES = ("linspace", "geomspace", "arange", "values")
-DRAWS = ("uniform", "loguniform", "normal")
-_RANGE_WORDS = {*RANGES, *DRAWS, "num", "name"}
+from jaxgd.ranges import Axis, ConfigError, is_word, near, ranges_of, shown
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class ConfigError(ValueError):
-    """A config that can't be carried out; its text is all that a user needs."""
 
 
 class Table(pydantic.BaseModel):
@@ -87,16 +80,6 @@ class Config(Table):
     record: Record = Record()
 
 
-class Axis(Table):
-    """One entry of [sweep]: the key that varies, and how."""
-
-    key: str
-    word: str
-    numbers: list[Any]
-    num: int | None = None
-    name: str
-
-
 def read(path: Path, settings: Iterable[str] = ()) -> Config:
     """The config in a TOML file, with `KEY=VALUE` settings laid over it.
 
@@ -125,7 +108,8 @@ def checked(content: dict[str, Any], where: str) -> Config:
     try:
         config = Config.model_validate(content)
     except pydantic.ValidationError as error:
-        raise ConfigError(f"{where}: {_sentence(error.errors()[0])}") from error
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a typo explains what is missing
+        raise ConfigError(f"{where}: {_sentence(first)}") from error
     try:
         _check_tables(config)
         axes(config)
@@ -145,96 +129,82 @@ def axes(config: Config) -> list[Axis]:
     Raises:
       ConfigError: an entry that isn't a range, or two that would share a name.
     """
-    found = [axis for axis in _ranges(config.sweep, ()) if axis]
-    names: dict[str, str] = {}
+    found = list(ranges_of(config.sweep))
+    known: dict[str, list[Axis]] = {}
     for axis in found:
-        if axis.name in names and not _private(axis.key):
-            raise ConfigError(
-                f"sweep: {names[axis.name]} and {axis.key} would both be called {axis.name!r}; rename one, as in "
-                f'{axis.key} = {{ {axis.word} = [...], name = "{axis.key.split(".")[0]}_{axis.name}" }}'
-            )
-        names[axis.name] = axis.key
+        for other in known.setdefault(axis.name, []):
+            if None in (axis.optimizer, other.optimizer) or axis.optimizer == other.optimizer:
+                raise ConfigError(
+                    f"sweep: {other.key} and {axis.key} would both be called {axis.name!r}; rename one, as in "
+                    f'{axis.key} = {{ {axis.word} = [...], name = "{axis.path[0]}_{axis.name}" }}'
+                )
+        known[axis.name].append(axis)
     return found
 
 
 def paired(config: Config) -> list[list[str]]:
-    """Groups of swept keys that walk together."""
-    groups = config.sweep.get("paired", [])
-    keys = [axis.key for axis in axes(config)]
+    """Groups of swept keys that walk together.
+
+    Raises:
+      ConfigError: a group that isn't one, or keys that can't walk together.
+    """
+    groups, swept = config.sweep.get("paired", []), {axis.key: axis for axis in axes(config)}
     if not (isinstance(groups, list) and all(isinstance(g, list) and len(g) > 1 for g in groups)):
-        raise ConfigError('sweep.paired: must be a list of lists of swept keys, as [["optimizer.learning_rate", "start.x"]]')
-    for key in (key for group in groups for key in group):
-        if key not in keys:
-            raise ConfigError(f"sweep.paired: {key!r} is not swept{near(str(key), keys)}")
+        raise ConfigError(
+            'sweep.paired: must be a list of lists of swept keys, as [["optimizer.learning_rate", "start.x"]]'
+        )
+    seen: set[str] = set()
+    for group in groups:
+        for key in group:
+            if key not in swept:
+                raise ConfigError(f"sweep.paired: {shown(key)} is not swept{near(str(key), swept)}")
+            if key in seen:
+                raise ConfigError(f"sweep.paired: {key} is there twice")
+            seen.add(key)
+        if len({swept[key].optimizer for key in group}) > 1:
+            raise ConfigError(
+                f"sweep.paired: {' and '.join(group)} can't walk together: what varies one optimizer only goes with "
+                "more of the same optimizer"
+            )
     return groups
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """"; did you mean …?" for a word that isn't known, or what is allowed."""
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, 1, 0.6)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; allowed: {', '.join(known)}" if known else ""
-
-
-def is_range(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and set(value) <= _RANGE_WORDS
-
-
-def draw_of(key: str, value: dict[str, Any]) -> tuple[str, list[float], int | None]:
-    """(distribution, its two numbers, size) of a random draw such as { uniform = [0, 1], size = 3 }.
+def lay(content: dict[str, Any], path: list[str], value: Any) -> None:
+    """Puts a value at a path of tables, and of lists, whose elements go by number.
 
     Raises:
-      ConfigError: it isn't one.
+      ConfigError: the path leads through something else, or to no element of its list.
     """
-    words = [word for word in value if word in DRAWS]
-    if len(words) != 1 or set(value) - {words[0], "size"}:
-        raise ConfigError(f"{key}: must be a number, a list of numbers, or a draw such as {{ uniform = [0, 1] }}; draws: {', '.join(DRAWS)}")
-    size = value.get("size")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 10_000_000):
-        raise ConfigError(f"{key}: size = {size!r} must be a whole number from 1 to 10 000 000")
-    return words[0], check_draw(key, words[0], value[words[0]]), size
-
-
-def check_draw(key: str, word: str, numbers: Any) -> list[float]:
-    what = "mean, standard deviation" if word == "normal" else "low, high"
-    if not (isinstance(numbers, list) and len(numbers) == 2 and all(map(is_number, numbers))):
-        raise ConfigError(f"{key}: {word} = {numbers!r} must be [{what}]")
-    low, high = map(float, numbers)
-    if word == "normal" and high < 0:
-        raise ConfigError(f"{key}: normal = {numbers}: the standard deviation must not be negative")
-    if word != "normal" and not low < high:
-        raise ConfigError(f"{key}: {word} = {numbers}: low must lie below high")
-    if word == "loguniform" and low <= 0:
-        raise ConfigError(f"{key}: loguniform = {numbers}: low must be above 0")
-    return [low, high]
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
-
-
-def _private(key: str) -> bool:
-    """Whether a key varies one of several optimizers only: they may share a name."""
-    return key.startswith("optimizers.") and key.count(".") == 2
+    *way, last = path
+    here: Any = content
+    for i, part in enumerate(path):
+        if isinstance(here, list) and not (part.isdecimal() and int(part) < len(here)):
+            raise ConfigError(f"{'.'.join(path[:i])} has {len(here)} elements, and none called {part}")
+        if not isinstance(here, (dict, list)):
+            raise ConfigError(f"{'.'.join(path[:i])} is not a table")
+        if i < len(way):
+            here = here[int(part)] if isinstance(here, list) else here.setdefault(part, {})
+    here[int(last) if isinstance(here, list) else last] = value
 
 
 def _lay_over(content: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     path = [part.strip() for part in key.split(".")]
+    where = f"--set {' '.join(setting.split())}"
     if not equals or not all(path):
-        raise ConfigError(f"--set {setting}: must be KEY=VALUE, as in --set run.epochs=200")
+        raise ConfigError(f"{where}: must be KEY=VALUE, as in --set run.epochs=200")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word is a string
-    table = content
-    for part in path[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {setting}: {part} is not a table")
-    table[path[-1]] = value
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError as error:
+        if text.lstrip()[:1] in ("[", "{", '"', "'"):
+            raise ConfigError(f"{where}: the value is not valid TOML: {error}") from error
+        parsed = {"value": text.strip()}  # a bare word is a string
+    if len(parsed) > 1:
+        raise ConfigError(f"{where}: must be one value; give each its own --set")
+    try:
+        lay(content, path, parsed["value"])
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _check_tables(config: Config) -> None:
@@ -244,90 +214,28 @@ def _check_tables(config: Config) -> None:
                 raise ConfigError(f"[lane] takes the place of [cost], [start] and [optimizer]: remove [{name}]")
         return
     if config.cost is None:
-        raise ConfigError('table [cost] is missing: give it expression, surface or function, as in surface = "rosenbrock"')
+        raise ConfigError('table [cost] is missing: say what to descend, as in surface = "rosenbrock"')
     given = [w for w in ("expression", "surface", "function") if getattr(config.cost, w) is not None]
     if len(given) != 1:
-        raise ConfigError(f"cost: needs one of expression, surface and function; it has {' and '.join(given) or 'none'}")
+        raise ConfigError(f"cost: needs one of expression, surface, function; it has {' and '.join(given) or 'none'}")
     if not config.start:
         raise ConfigError("table [start] is missing: say where the descent starts, as in x = 3.0")
-    if (config.optimizer is None) == (not config.optimizers):
-        raise ConfigError('needs either [optimizer] or tables [optimizers.NAME]; as in [optimizer] name = "gradient_descent"')
-    tables = {"optimizer": config.optimizer} if config.optimizer else {f"optimizers.{n}": o for n, o in config.optimizers.items()}
+    for table, names in {"start": config.start, "cost.constants": config.cost.constants}.items():
+        for name in names:
+            if not is_word(name):
+                raise ConfigError(f"{table}: {name!r} can't be a name; it must be a word of letters, digits and _")
+    if config.optimizer is None and not config.optimizers:
+        raise ConfigError('table [optimizer] is missing: say how to descend, as in name = "gradient_descent"')
+    if config.optimizer and config.optimizers:
+        raise ConfigError("there are [optimizer] and [optimizers]: remove one of them")
+    tables = {f"optimizers.{n}": o for n, o in (config.optimizers or {}).items()} or {"optimizer": config.optimizer}
     for where, optimizer in tables.items():
-        if optimizer.name and optimizer.function:
+        if optimizer.name is not None and optimizer.function is not None:
             raise ConfigError(f"{where}: has both name and function; it needs one")
-
-
-def _ranges(tree: dict[str, Any], path: tuple[str, ...]) -> Iterable[Axis]:
-    for part, value in tree.items():
-        here = (*path, part)
-        if here == ("paired",):
-            continue
-        if is_range(value):
-            yield _axis(".".join(here), value)
-        elif isinstance(value, dict) and value:
-            if path and not any(isinstance(v, dict) for v in value.values()):
-                word = next(iter(value))
-                raise ConfigError(f"sweep.{'.'.join(here)}: {word} is not a range{near(word, _RANGE_WORDS)}")
-            yield from _ranges(value, here)
-        else:
-            raise ConfigError(
-                f"sweep.{'.'.join(here)}: must be a range such as {{ geomspace = [1e-4, 1, 64] }}, not {value!r}; "
-                f"ranges: {', '.join(RANGES)}; draws with num: {', '.join(DRAWS)}"
-            )
-
-
-def _axis(key: str, value: dict[str, Any]) -> Axis:
-    where = f"sweep.{key}"
-    words = [word for word in value if word in (*RANGES, *DRAWS)]
-    if len(words) != 1:
-        raise ConfigError(f"{where}: needs one of {', '.join((*RANGES, *DRAWS))}; it has {' and '.join(words) or 'none'}")
-    (word,), numbers, num, name = words, value[words[0]], value.get("num"), value.get("name")
-    if not isinstance(numbers, list):
-        raise ConfigError(f"{where}: {word} = {numbers!r} must be a list")
-    if not numbers:
-        raise ConfigError(f"{where}: {word} is empty: it needs at least one value")
-    if name is not None and not (isinstance(name, str) and name.isidentifier()):
-        raise ConfigError(f"{where}: name = {name!r} must be a word of letters, digits and _")
-    if (word in DRAWS) != (num is not None):
-        raise ConfigError(f"{where}: num goes with a draw ({', '.join(DRAWS)}), and a draw in [sweep] needs it")
-    if num is not None and not _counts(num):
-        raise ConfigError(f"{where}: num = {num!r} must be a whole number from 1 to 100 000 000")
-    if word in DRAWS:
-        check_draw(where, word, numbers)
-    elif word != "values":
-        _check_range(where, word, numbers)
-    return Axis(key=key, word=word, numbers=numbers, num=num, name=name or _dimension(key))
-
-
-def _check_range(where: str, word: str, numbers: list[Any]) -> None:
-    if not all(map(is_number, numbers)):
-        raise ConfigError(f"{where}: {word} = {numbers!r} must hold finite numbers only")
-    if word == "arange":
-        if not 1 <= len(numbers) <= 3:
-            raise ConfigError(f"{where}: arange = {numbers} must be [stop], [start, stop] or [start, stop, step]")
-        start, stop, step = {1: (0, *numbers, 1), 2: (*numbers, 1), 3: tuple(numbers)}[len(numbers)]
-        if step == 0 or (stop - start) / step <= 0:
-            raise ConfigError(f"{where}: arange = {numbers} is empty: it needs at least one value")
-        if (stop - start) / step > 1e8:
-            raise ConfigError(f"{where}: arange = {numbers} has over 100 000 000 values")
-        return
-    if len(numbers) != 3 or not _counts(numbers[2]):
-        raise ConfigError(f"{where}: {word} = {numbers} must be [first, last, how many], how many from 1 to 100 000 000")
-    if word == "geomspace" and not numbers[0] * numbers[1] > 0:
-        raise ConfigError(f"{where}: geomspace = {numbers}: first and last must both be above 0, or both below")
-
-
-def _counts(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000_000
-
-
-def _dimension(key: str) -> str:
-    """A dimension is the key without its table: learning_rate; x_0 for start.x.0."""
-    parts = key.split(".")
-    if _private(key) or key.startswith("cost.constants."):
-        return "_".join(parts[2:])
-    return "_".join(parts[1:]) or parts[0]
+        if where == "optimizer" and optimizer.name is None and optimizer.function is None:
+            raise ConfigError('optimizer.name is missing, as in name = "gradient_descent"')
+        if where != "optimizer" and not is_word(where.removeprefix("optimizers.")):
+            raise ConfigError(f"{where}: must be called by a word of letters, digits and _; its name says what it is")
 
 
 def _sentence(error: dict[str, Any]) -> str:
@@ -349,7 +257,7 @@ def _sentence(error: dict[str, Any]) -> str:
         "finite_number": "a finite number",
     }
     allowed = kinds.get(kind) or error["msg"].removeprefix("Input should be ")
-    return f"{key} = {value!r}: must be {allowed}"
+    return f"{key} = {shown(value)}: must be {allowed}"
 
 
 def _fields(path: list[str]) -> Iterable[str]:

@@ -116,10 +116,19 @@ def step_of(cost: Cost, optimizer: optax.GradientTransformationExtraArgs) -> Ste
 
     def step(params, state):
         value, grads = jax.value_and_grad(cost)(params)
-        updates, state = optimizer.update(grads, state, params, value=value, grad=grads, value_fn=cost)
+        updates, state = optimizer.update(grads, state, params, **_told(cost, value, grads))
         return value, grads, optax.apply_updates(params, updates), state
 
     return step
+
+
+def _told(cost: Cost, value: Any, grads: PyTree) -> dict[str, Any]:
+    """What an optimizer may want to know beside the gradients, by the names that optax has for it."""
+
+    def value_fn(params, obj_fn=None):  # two names for one cost; a line search hands on the one it doesn't know
+        return cost(params)
+
+    return {"value": value, "grad": grads, "value_fn": value_fn, "obj_fn": cost}
 
 
 def norm(grads: PyTree) -> Float[Array, ""]:
@@ -218,7 +227,7 @@ _KEEPS_STATE = (
 def _check_optimizer(cost: Cost, params: PyTree, optimizer: optax.GradientTransformationExtraArgs) -> None:
     def update(params, grads):
         state = optimizer.init(params)
-        updates, after = optimizer.update(grads, state, params, value=cost(params), grad=grads, value_fn=cost)
+        updates, after = optimizer.update(grads, state, params, **_told(cost, cost(params), grads))
         return {"params": params, "state": state}, {"params": optax.apply_updates(params, updates), "state": after}
 
     before, after = map(jax.tree_util.tree_leaves_with_path, jax.eval_shape(update, params, params))

@@ -1,33 +1,29 @@
-"""Blocks of lanes: the compiled loop that carries out many descents at once.
+"""Batches of lanes: the compiled loops that carry out many descents at once.
 
-One loop is the truth: it moves the lanes, freezes each at its own end, and carries only what
-decides. A segment in which some lane ended runs a second time in an audit loop, whose path is
-thrown away and whose figures count for the lanes that ended there. So what becomes of a lane does
-not depend on its neighbours, its block or its batch. A block retires when its last lane has ended.
-
-A block is a `vmap` with a named axis: every branch and every loop condition is a maximum over that
-axis, hence one scalar, so that branches stay branches and what lanes share stays unbatched.
+A batch is a row of blocks that fit a core's cache; a block runs in segments of up to 50 epochs, and
+retires when its last lane has ended. One loop is the truth: it moves the lanes, freezes each at its
+own end, and carries only what decides. A segment in which some lane ended runs a second time in an
+audit loop, whose path is thrown away and whose figures count for the lanes that ended there. So what
+becomes of a lane does not depend on its neighbours, its block or its batch.
 """
 
 import functools
-import hashlib
-import re
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgd.descent import Descent, norm, opened, step_of
+from jaxgd.descent import Descent, norm
 from jaxgd.outcome import NEVER, Watch, choose, look, watch_from
+from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 
 SEGMENT = 50  # epochs between two looks at who has ended; also the longest window
 _CACHE_BYTES = 1 << 17  # of params, grads and state that a block may hold and still live in a core's L2
 _FEWEST, _MOST = 64, 2048  # lanes per block: never less than full vectors, never more than retirement likes
+_MOST_ELSEWHERE = 1 << 16  # on an accelerator, which a block has to fill
 
 
 class Limits(NamedTuple):
@@ -39,185 +35,220 @@ class Limits(NamedTuple):
     records: Int[Array, " record"]  # epochs whose cost is kept
 
 
-class _Lane(NamedTuple):
-    """What the truth loop carries; every array of it costs a kernel in every epoch."""
+class _Lanes(NamedTuple):
+    """All that is known of the lanes of a batch, or of a block of it; they lie along one axis of every array."""
 
-    params: PyTree
-    state: PyTree
-    best_cost: Float[Array, ""]
-    clock: Int[Array, ""]
-    history: Float[Array, " record"]
+    constants: Leaves
+    params: Leaves
+    state: Leaves
+    best_cost: Float[Array, " lane"]
+    best_epoch: Int[Array, " lane"]
+    epochs: Int[Array, " lane"]  # made so far by a lane that goes on, NEVER once it has ended
+    place: Int[Array, " lane"]  # in the batch as it came
+    history: Float[Array, "record lane"]
+    figures: dict[str, Any]  # of those that have ended
 
 
-def block_size(lane_bytes: int) -> int:
-    """Lanes per block: a power of two whose states fit a core's cache."""
-    lanes = max(_FEWEST, min(_MOST, _CACHE_BYTES // max(1, lane_bytes)))
+class _Round(NamedTuple):
+    """How far a batch has come."""
+
+    first: Int[Array, ""]  # epochs made by the lanes that go on
+    segments: Int[Array, ""]  # that the next round takes
+    shared: Leaves
+    lanes: _Lanes
+
+
+def block_size(lane_bytes: int, platform: str = "cpu") -> int:
+    """Lanes per block: a power of two whose states fit a core's cache, or fill an accelerator."""
+    most = _MOST if platform == "cpu" else _MOST_ELSEWHERE
+    cache = _CACHE_BYTES if platform == "cpu" else _CACHE_BYTES * _MOST_ELSEWHERE // _MOST
+    lanes = max(_FEWEST, min(most, cache // max(1, lane_bytes)))
     return 1 << (lanes.bit_length() - 1)
 
 
-class Program(NamedTuple):
-    """A compiled batch: (arguments [blocks × block, ...], blocks in use, limits) → figures of every lane."""
-
-    run: Callable[[PyTree, int, Limits], dict[str, Any]]
-    calls_back: bool  # whether it calls Python while it runs; two of those side by side deadlock
-
-
-def compiled(
-    lane: Callable[..., Descent], arguments: PyTree, limits: Limits, block: int, blocks: int, device: Any
+def program(
+    lane: Callable[..., Descent],
+    arguments: PyTree,
+    *,
+    records: int,
+    targeted: bool,
+    block: int,
+    blocks: int,
+    dtype: Any,
+    device: Any,
 ) -> Program:
-    """The program that carries out up to `blocks` blocks of `block` lanes, compiled once per program.
+    """The program (arguments [blocks · block, ...], lanes in use, limits) → figures of every lane.
 
     Args:
       lane: one descent as a pure function of keyword arguments.
       arguments: what varies, as shapes and dtypes of one lane.
-      limits: shapes and dtypes of the limits.
-      block, blocks: lanes per block, and blocks per batch at most.
+      records: how many costs are kept of each lane.
+      targeted: whether there is a target that ends lanes.
+      block, blocks: lanes per block, and blocks per batch.
+      dtype: of the limits.
       device: where it runs.
     """
-    many = jax.tree.map(lambda a: jax.ShapeDtypeStruct((blocks * block, *a.shape), a.dtype), arguments)
-    inputs = (many, jax.ShapeDtypeStruct((), jnp.int32), limits)
-    closed, outputs = jax.make_jaxpr(functools.partial(_batch, lane, block, blocks), return_shape=True)(*inputs)
-
-    def with_constants(constants, *leaves):  # constants become arguments: no second copy, no new program
-        return jax.core.eval_jaxpr(closed.jaxpr, constants, *leaves)
-
-    calls_back = _calls_back(closed.jaxpr)
-    if calls_back:
-        warnings.warn("the cost calls back into Python, which runs one lane at a time: one worker only", stacklevel=2)
-    place = jax.sharding.SingleDeviceSharding(device)
-    program = jax.jit(with_constants, in_shardings=place, out_shardings=place)
-    lowered = program.lower(closed.consts, *jax.tree.leaves(inputs))
-    executable = lowered.compile() if calls_back else _compiled_once(lowered, device)
-    constants = jax.device_put(closed.consts, device)
-    tree = jax.tree.structure(outputs)
-
-    def run(arguments, used, limits):
-        leaves = jax.device_put(jax.tree.leaves((arguments, np.int32(used), limits)), device)
-        return tree.unflatten(executable(constants, *leaves))
-
-    return Program(run, calls_back)
-
-
-def text_of(lane: Callable[..., Descent], arguments: PyTree) -> str:
-    """What a lane computes, as text: its start and one step, with a digest of every constant."""
-
-    def one(arguments):
-        descent = lane(**arguments)
-        cost, params, optimizer = opened(descent)
-        return params, step_of(cost, optimizer)(params, optimizer.init(params))
-
-    closed = jax.make_jaxpr(one)(arguments)
-    return "\n".join([re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr)), *map(digest, closed.consts)])
-
-
-def digest(array: Any) -> str:
-    """A short name for an array's dtype, shape and bytes."""
-    if jax.dtypes.issubdtype(getattr(array, "dtype", None), jax.dtypes.prng_key):
-        array = jax.random.key_data(array)
-    array = np.ascontiguousarray(array)
-    return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
-
-
-def compilations() -> int:
-    """How many programs this process has compiled so far."""
-    return len(_executables)
-
-
-_executables: dict[tuple[str, Any], Any] = {}
-_EMBEDDED = 1 << 24  # characters of program text, two for each byte of a constant in it
-
-
-def _compiled_once(lowered: Any, device: Any) -> Any:
-    """Programs are known by their text, not by the function that made it."""
-    text = lowered.as_text()
-    if len(text) > _EMBEDDED:
-        warnings.warn(
-            "the program holds more than 8 MB of constants, from a cost that is already jitted: each new one is "
-            "compiled and copied anew; leave the jit away",
-            stacklevel=3,
-        )
-    key = (hashlib.sha256(text.encode()).hexdigest(), device)
-    if key not in _executables:
-        _executables[key] = lowered.compile()
-    return _executables[key]
-
-
-def _calls_back(jaxpr: Any) -> bool:
-    inner = (
-        sub
-        for equation in jaxpr.eqns
-        for value in equation.params.values()
-        for sub in (value if isinstance(value, (tuple, list)) else (value,))
-    )
-    return any("callback" in equation.primitive.name for equation in jaxpr.eqns) or any(
-        _calls_back(getattr(sub, "jaxpr", sub)) for sub in inner if hasattr(getattr(sub, "jaxpr", sub), "eqns")
-    )
+    shape = jax.ShapeDtypeStruct
+    many = jax.tree.map(lambda a: shape((blocks * block, *a.shape), a.dtype), arguments)
+    limits = Limits(shape((), jnp.int32), shape((), dtype), shape((), dtype), shape((records,), jnp.int32))
+    function = functools.partial(_batch, explicit(lane, arguments), block, blocks, not targeted)
+    return compiled(function, (many, shape((), jnp.int32), limits), device)
 
 
 def _batch(
-    lane: Callable[..., Descent], block: int, blocks: int, arguments: PyTree, used: Int[Array, ""], limits: Limits
+    one: Explicit, block: int, blocks: int, clocked: bool, arguments: PyTree, used: Int[Array, ""], limits: Limits
 ) -> dict[str, Any]:
-    """All blocks of a batch, one after the other; those beyond `used` are left as zeros."""
-    descents = jax.vmap(lambda one: _descent(lane(**one), limits), axis_name="lane", axis_size=block)
-    arguments = jax.tree.map(lambda a: a.reshape(blocks, block, *a.shape[1:]), arguments)
+    """Figures of the first `used` lanes of a batch; those of the others mean nothing.
 
-    def one_block(index, figures):
-        here = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, index, keepdims=False), arguments)
-        return jax.tree.map(lambda all, new: lax.dynamic_update_index_in_dim(all, new, index, 0), figures, descents(here))
+    The batch goes in rounds, each as long as all before it. Between rounds the lanes that go on move
+    together, if that empties blocks: so what has ended costs nothing, wherever in the batch it lies.
+    """
+    common, *begun, shared = one.begin(arguments, block * blocks)
+    one = one._replace(step=functools.partial(one.step, common))
+    lanes, start = _at_start(one, _Lanes(*begun, *[None] * 6), shared, used, limits)
+    real = lanes.best_cost.dtype
+    limits = limits._replace(target=limits.target.astype(real), ceiling=limits.ceiling.astype(real))
 
-    one = jax.eval_shape(descents, jax.tree.map(lambda a: a[0], arguments))
-    empty = jax.tree.map(lambda a: jnp.zeros((blocks, *a.shape), a.dtype), one)
-    figures = lax.fori_loop(0, used, one_block, empty)
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), figures)
+    def one_round(now: _Round) -> _Round:
+        further = jnp.where(now.first > 0, now.first + now.segments * SEGMENT, _segment_end(now.first, limits))
+        until = limits.epochs if limits.records.size else jnp.minimum(further, limits.epochs)
+        lanes = lax.cond(_is_scattered(now, block), lambda: _gathered(now, one.axis), lambda: now.lanes)
+
+        def one_block(index, carry):
+            lanes, shared = carry
+            here = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, index * block, block, one.axis), lanes)
+            reached, own, here = _block(one, here, now.shared, now.first, until, limits, clocked)
+            lanes = jax.tree.map(
+                lambda all, new: lax.dynamic_update_slice_in_dim(all, new, index * block, one.axis), lanes, here
+            )
+            return lanes, choose(reached == until, own, shared)
+
+        in_use = jnp.max(jnp.where(_blocks_on(lanes, now.first, block), 1 + jnp.arange(blocks), 0))
+        lanes, shared = lax.fori_loop(0, in_use, one_block, (lanes, now.shared))
+        return _Round(until, jnp.where(now.first > 0, 2 * now.segments, 1), shared, lanes)
+
+    def goes_on(now: _Round):
+        return (now.first < limits.epochs) & jnp.any(now.lanes.epochs == now.first)
+
+    begin = _Round(jnp.int32(0), jnp.int32(1), shared, lanes)
+    lanes = lax.while_loop(goes_on, one_round, begin).lanes
+    moved = jnp.any(lanes.place != jnp.arange(block * blocks))
+    lanes = lax.cond(moved, lambda: _permuted(lanes, jnp.argsort(lanes.place), one.axis), lambda: lanes)
+    figures = start | jax.tree.map(lambda a: jnp.moveaxis(a, one.axis, 0), lanes.figures)
+    figures["params"] = one.params.unflatten(figures["params"])
+    if limits.records.size:
+        figures["cost_history"] = _history(jnp.moveaxis(lanes.history, one.axis, 0), figures, limits)
+    return figures
 
 
-def _descent(descent: Descent, limits: Limits) -> dict[str, Any]:
-    """One lane, from its start to its end, as seen from inside the block."""
-    cost, params, optimizer = opened(descent)
-    step = step_of(cost, optimizer)
-    evaluate = jax.value_and_grad(cost)
-    start_cost, start_grads = evaluate(params)
-    dtype = start_cost.dtype
-    limits = limits._replace(target=limits.target.astype(dtype), ceiling=limits.ceiling.astype(dtype))
-    history = jnp.full(limits.records.shape, jnp.nan, dtype)
-    lane = _Lane(params, optimizer.init(params), start_cost, jnp.int32(0), history)
-    counts = {"epochs": jnp.int32(0), "best_epoch": jnp.int32(0)}
-    unseen = _figures(watch_from(params, start_cost), counts, lane.best_cost, lane.best_cost, limits, 0)
+def _at_start(one: Explicit, lanes: _Lanes, shared: Leaves, used, limits: Limits) -> tuple[_Lanes, dict[str, Any]]:
+    """The lanes before their first epoch, and what is known of their start."""
+    axis = one.axis
+    cost, grads = _evaluated(one, lanes, shared)
+    place = jnp.arange(cost.size, dtype=jnp.int32)
+    history = jnp.full((limits.records.size, cost.size), jnp.nan, cost.dtype)
+    lanes = lanes._replace(
+        best_cost=cost,
+        best_epoch=jnp.zeros_like(place),
+        epochs=jnp.where(place < used, jnp.int32(0), NEVER),
+        place=place,
+        history=history if axis else history.T,
+    )
+    figures = _figures_of(one, lanes, lanes, jax.vmap(watch_from, axis, axis)(lanes.params, cost), limits, 0)
+    start = {"start_cost": cost, "start_gradient_norm": jax.vmap(norm, axis, axis)(grads)}
+    return lanes._replace(figures=figures), start
 
-    def segment(carry):
-        first, _, slot, before, counts, figures = carry
-        last = first + 1 + (limits.epochs - first - 1) % SEGMENT  # the short segment, if any, comes first
-        alive = counts["epochs"] == first
-        mine = limits._replace(target=jnp.where(alive, limits.target, jnp.inf))  # no cost of an ended lane exceeds it
-        after, slot = _truth(step, before._replace(clock=jnp.int32(0)), slot, first, last, mine)
-        made, new_low = after.clock % _NEW_LOW, after.clock // _NEW_LOW
-        counts = {
-            "epochs": counts["epochs"] + made,
-            "best_epoch": jnp.where(new_low > 0, first + new_low - 1, counts["best_epoch"]),
-        }
-        ended = alive & ((counts["epochs"] < last) | (last == limits.epochs))
 
-        def audit():
-            watch = _audit(step, before, first, last, limits)
-            watch = look(watch, after.params, *evaluate(after.params))
-            at_end = _figures(watch, counts, before.best_cost, after.best_cost, limits, first)
-            return choose(ended, at_end, figures)
+# --- between rounds ---
 
-        figures = lax.cond(_any(ended), audit, lambda: figures)
-        runs = counts["epochs"] == last
-        rest = jax.tree.map(jnp.nan_to_num, figures["params"])  # what has ended stands still on finite params
-        return last, _any(runs), slot, after._replace(params=choose(runs, after.params, rest)), counts, figures
+
+def _blocks_on(lanes: _Lanes, first, block: int):
+    """Which blocks hold a lane that goes on."""
+    return (lanes.epochs == first).reshape(-1, block).any(1)
+
+
+def _is_scattered(now: _Round, block: int):
+    """Whether the lanes that go on would fit into three quarters of the blocks that hold them."""
+    needed = -(-jnp.sum(now.lanes.epochs == now.first) // block)
+    return 4 * needed <= 3 * jnp.sum(_blocks_on(now.lanes, now.first, block))
+
+
+def _gathered(now: _Round, axis: int) -> _Lanes:
+    return _permuted(now.lanes, jnp.argsort(now.lanes.epochs != now.first, stable=True), axis)
+
+
+def _permuted(lanes: _Lanes, order, axis: int) -> _Lanes:
+    return jax.tree.map(lambda a: jnp.take(a, order, axis), lanes)
+
+
+def _history(costs, figures: dict[str, Any], limits: Limits) -> Float[Array, "lane record"]:
+    """The costs kept of each lane, NaN once it has ended."""
+    epochs = figures["epochs"][:, None]
+    costs = jnp.where(limits.records == limits.epochs, figures["final_cost"][:, None], costs)
+    return jnp.where(limits.records <= epochs, costs, jnp.nan)
+
+
+# --- a block ---
+
+
+def _block(
+    one: Explicit, lanes: _Lanes, shared: Leaves, first, until, limits: Limits, clocked: bool
+) -> tuple[Any, Leaves, _Lanes]:
+    """A block from epoch `first` to `until`, or to where its last lane ends.
+
+    Returns that epoch, the state that the lanes share then, and the lanes.
+    """
 
     def goes_on(carry):
-        first, runs, *_ = carry
-        return (first < limits.epochs) & runs
+        first, _, _, lanes = carry
+        return (first < until) & jnp.any(lanes.epochs == first)
 
-    begin = (jnp.int32(0), jnp.bool(True), jnp.int32(0), lane, counts, unseen)
-    *_, lane, _, figures = lax.while_loop(goes_on, segment, begin)
-    if history.size:
-        at_end = jnp.where(figures["epochs"] == limits.epochs, figures["final_cost"], jnp.nan)
-        figures["cost_history"] = lane.history.at[-1].set(at_end)
-    return figures | {"start_cost": start_cost, "start_gradient_norm": norm(start_grads)}
+    def segment(carry):
+        first, slot, shared, lanes = carry
+        last = _segment_end(first, limits)
+        moved, clock, after, slot = _truth(one, lanes, shared, slot, first, last, limits, clocked)
+        goes = lanes.epochs == first
+        stands = ~_within(_evaluated(one, moved, after)[0], limits)
+        on = goes & ~stands & (last < limits.epochs)
+        lower = goes & (moved.best_cost < lanes.best_cost)
+        moved = moved._replace(
+            epochs=jnp.where(on, last, NEVER),
+            best_epoch=jnp.where(lower, first + _low(clock) if clocked else last, lanes.best_epoch),
+        )
+
+        def audited():
+            watch, seen = _audit(one, lanes, moved, shared, after, first, last, limits)
+            counts = clock if clocked else seen
+            exact = moved._replace(
+                epochs=first + jnp.where(stands, jnp.minimum(_made(counts), last - first), last - first),
+                best_epoch=jnp.where(lower & (counts >= _NEW_LOW), first + _low(counts), moved.best_epoch),
+            )
+            figures = _figures_of(one, lanes, exact, watch, limits, first)
+            figures = jax.vmap(choose, one.axis, one.axis)(goes & ~on, figures, lanes.figures)
+            return _stood_in(moved, on, one.axis)._replace(figures=figures)
+
+        return last, slot, after, lax.cond(jnp.any(goes & ~on), audited, lambda: moved)
+
+    lanes = _stood_in(lanes, lanes.epochs == first, one.axis)
+    reached, _, shared, lanes = lax.while_loop(goes_on, segment, (first, jnp.int32(0), shared, lanes))
+    return reached, shared, lanes
+
+
+def _segment_end(first, limits: Limits):
+    """Where the segment that begins at `first` ends; the short segment, if any, comes first."""
+    return first + 1 + (limits.epochs - first - 1) % SEGMENT
+
+
+def _stood_in(lanes: _Lanes, on, axis: int) -> _Lanes:
+    """Lanes whose ended ones copy one that goes on: finite numbers, and no flag to look at in every epoch."""
+    donor = jnp.argmax(on)
+
+    def filled(a):
+        copy = lax.dynamic_index_in_dim(a, donor, axis, keepdims=True)
+        return jax.vmap(jnp.where, (axis, axis, None), axis)(on, a, jnp.squeeze(copy, axis))
+
+    constants, params, state = jax.tree.map(filled, (lanes.constants, lanes.params, lanes.state))
+    return lanes._replace(constants=constants, params=params, state=state)
 
 
 # The clock of a lane within its segment, one array for two counts: the updates made, and, in units
@@ -225,50 +256,95 @@ def _descent(descent: Descent, limits: Limits) -> dict[str, Any]:
 _NEW_LOW = 64  # a power of two above SEGMENT
 
 
-def _truth(step, lane: _Lane, slot, first, last, limits: Limits):
-    """Moves the lane from epoch `first` to `last`, or to its own end."""
+def _ticked(clock, offset, runs, lower):
+    return jnp.where(lower, offset + _NEW_LOW * (offset + 1), clock) + runs
 
-    def epoch(now, carry):
-        lane, slot = carry
-        cost, _, params, state = step(lane.params, lane.state)
+
+def _made(clock):
+    return clock % _NEW_LOW
+
+
+def _low(clock):
+    return clock // _NEW_LOW - 1
+
+
+def _truth(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limits: Limits, clocked: bool):
+    """Moves the lanes from epoch `first` to `last`, each to its own end: the lanes, clocks, shared state, slot.
+
+    A clock costs as much as half of a simple step. Where lanes end at a target, their lowest cost is
+    their last, which the audit sees; so there the clock is left out.
+    """
+
+    def epoch(offset, constants, params, state, shared, best_cost, clock):
+        cost, _, moved, state, shared = one.step(constants, params, state, shared)
         runs = _within(cost, limits)  # what stands still keeps its cost, so that it stays so
-        lower = runs & (cost < lane.best_cost)
-        clock = jnp.where(lower, now - first + _NEW_LOW * (now - first + 1), lane.clock) + runs
-        history = lane.history
-        if history.size:
-            reached = (lane.clock % _NEW_LOW == now - first) & (limits.target < jnp.inf)
-            history = lax.dynamic_update_index_in_dim(history, jnp.where(reached, cost, jnp.nan), slot, 0)
+        lower = runs & (cost < best_cost)
+        clock = _ticked(clock, offset, runs, lower) if clocked else clock
+        return choose(runs, moved, params), state, shared, jnp.where(lower, cost, best_cost), clock, cost
+
+    own = one.axis
+    epochs = jax.vmap(epoch, (None, own, own, own, None, own, own), (own, own, None, own, own, own))
+
+    def one_epoch(now, carry):
+        params, state, shared, best_cost, clock, history, slot = carry
+        *moved, cost = epochs(now - first, lanes.constants, params, state, shared, best_cost, clock)
+        if limits.records.size:
+            history = lax.dynamic_update_index_in_dim(history, cost, slot, 1 + own)
             slot = slot + (now == limits.records[slot])
-        lane = _Lane(
-            choose(runs, params, lane.params), state, jnp.where(lower, cost, lane.best_cost), clock, history
-        )
-        return lane, slot
+        return *moved, history, slot
 
-    return lax.fori_loop(first, last, epoch, (lane, slot))
-
-
-def _audit(step, lane: _Lane, first, last, limits: Limits) -> Watch:
-    """Sees again, more closely, what the truth loop did from `first` to `last`."""
-
-    def epoch(_, carry):
-        watch, params, state = carry
-        cost, grads, moved, state = step(params, state)
-        return look(watch, params, cost, grads), choose(_within(cost, limits), moved, params), state
-
-    watch = watch_from(lane.params, lane.best_cost)
-    return lax.fori_loop(first, last, epoch, (watch, lane.params, lane.state))[0]
+    clock = jnp.zeros_like(lanes.epochs) if clocked else None
+    begin = (lanes.params, lanes.state, shared, lanes.best_cost, clock, lanes.history, slot)
+    params, state, shared, best_cost, clock, history, slot = lax.fori_loop(first, last, one_epoch, begin)
+    moved = lanes._replace(params=params, state=state, best_cost=best_cost, history=history)
+    return moved, clock, shared, slot
 
 
-def _figures(watch: Watch, counts, low_before, low_after, limits: Limits, first) -> dict[str, Any]:
+def _audit(
+    one: Explicit, before: _Lanes, after: _Lanes, shared: Leaves, shared_after: Leaves, first, last, limits: Limits
+) -> tuple[Watch, Int[Array, " lane"]]:
+    """Sees again, more closely, what the truth loop did from `first` to `last`: what it saw, and clocks."""
+
+    def epoch(offset, watch, best_cost, clock, constants, params, state, shared):
+        cost, grads, moved, state, shared = one.step(constants, params, state, shared)
+        runs = _within(cost, limits)
+        lower = runs & (cost < best_cost)
+        watch, clock = look(watch, params, cost, grads), _ticked(clock, offset, runs, lower)
+        return watch, jnp.where(lower, cost, best_cost), clock, choose(runs, moved, params), state, shared
+
+    own = one.axis
+    epochs = jax.vmap(epoch, (None, own, own, own, own, own, own, None), (own, own, own, own, own, None))
+
+    def one_epoch(now, carry):
+        watch, best_cost, clock, *moving = carry
+        return epochs(now - first, watch, best_cost, clock, before.constants, *moving)
+
+    watch, clock = jax.vmap(watch_from, own, own)(before.params, before.best_cost), jnp.zeros_like(before.epochs)
+    begin = (watch, before.best_cost, clock, before.params, before.state, shared)
+    watch, _, clock, *_ = lax.fori_loop(first, last, one_epoch, begin)
+    return jax.vmap(look, own, own)(watch, after.params, *_evaluated(one, after, shared_after)), clock
+
+
+def _evaluated(one: Explicit, lanes: _Lanes, shared: Leaves) -> tuple[Float[Array, " lane"], Leaves]:
+    """Cost and grads where the lanes are."""
+    evaluate = jax.vmap(lambda *own: one.step(*own, shared)[:2], one.axis, one.axis)
+    return evaluate(lanes.constants, lanes.params, lanes.state)
+
+
+def _figures_of(one: Explicit, before: _Lanes, after: _Lanes, watch: Watch, limits: Limits, first) -> dict[str, Any]:
+    counts = (after.epochs, after.best_epoch, before.best_cost, after.best_cost)
+    return jax.vmap(functools.partial(_figures, limits, first), one.axis, one.axis)(watch, *counts)
+
+
+def _figures(limits: Limits, first, watch: Watch, epochs, best_epoch, low_before, low_after) -> dict[str, Any]:
     """The figures of a lane that has ended, from its last window."""
-    epochs = counts["epochs"]
     lower = watch.finite & (watch.cost < low_after)
     best_cost = jnp.where(lower, watch.cost, low_after)
     met = watch.finite & (watch.cost <= limits.target)
     return {
         "final_cost": watch.cost,
         "best_cost": best_cost,
-        "best_epoch": jnp.where(lower, epochs, counts["best_epoch"]),
+        "best_epoch": jnp.where(lower, epochs, best_epoch),
         "epochs": epochs,
         "gradient_norm": watch.gradient_norm,
         "target_epoch": jnp.where(met, epochs, NEVER),
@@ -287,8 +363,3 @@ def _figures(watch: Watch, counts, low_before, low_after, limits: Limits, first)
 def _within(cost, limits: Limits):
     """Whether a lane of this cost goes on; False for NaN and −inf too."""
     return (cost > limits.target) & (cost <= limits.ceiling)
-
-
-def _any(condition):
-    """True for the whole block if it is true for one of its lanes: one scalar, never a batch of them."""
-    return lax.pmax(condition.astype(jnp.int32), "lane") > 0

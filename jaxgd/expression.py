@@ -14,8 +14,11 @@ tree must be one that this room knows, and becomes one call of `jax.numpy`; what
 import ast
 import difflib
 import functools
+import itertools
+import keyword
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,10 +72,21 @@ def parse(text: str) -> Expression:
         raise ExpressionError(f"the text has {len(text)} characters; allowed are {MOST_CHARACTERS}")
     if not text.strip():
         raise ExpressionError('is empty; write a cost, as in "x**2 + 5"')
+    if "#" in text:  # Python would read no further, and drop the lines below without a word
+        raise ExpressionError(f"column {text.index('#') + 1}, '#': a comment can't stand inside an expression")
     tree = _tree(text)
-    names = dict.fromkeys(node.id for node in _in_order(tree) if isinstance(node, ast.Name))
     value = _Reader(text).value(tree)
-    return Expression(text, tuple(name for name in names if name not in CONSTANTS and name not in FUNCTIONS), value)
+    names = sorted((n for n in ast.walk(tree) if isinstance(n, ast.Name)), key=lambda n: n.col_offset)
+    return Expression(text, tuple(dict.fromkeys(n.id for n in names if meaning(n.id) is None)), value)
+
+
+def meaning(name: str) -> str | None:
+    """What a name means in every expression, so that it can't name anything else; None if it is free."""
+    if name in CONSTANTS:
+        return f"the constant {CONSTANTS[name]:.6g}"
+    if name in FUNCTIONS:
+        return "a function"
+    return "a word of Python's" if keyword.iskeyword(name) else None
 
 
 def _tree(text: str) -> ast.expr:
@@ -83,13 +97,17 @@ def _tree(text: str) -> ast.expr:
     except SyntaxError as error:
         raise ExpressionError(_no_expression(text, error)) from None
     except (ValueError, RecursionError, MemoryError):
-        raise ExpressionError(f"is nested too deeply, or holds what can't be read; allowed are {DEEPEST} levels") from None
+        raise ExpressionError(
+            f"is nested too deeply, or holds what can't be read; allowed are {DEEPEST} levels"
+        ) from None
     nodes, level, depth = 0, [tree], 0
     while level:  # level by level, so that a deep tree is refused without going deep
-        nodes, depth = nodes + len(level), depth + 1
+        nodes, depth = nodes + sum(isinstance(node, ast.expr) for node in level), depth + 1
         if depth > DEEPEST:
-            raise ExpressionError(f"is nested more than {DEEPEST} levels deep; a long sum is a chain of levels: use vectors and sum()")
-        level = [child for node in level for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
+            raise ExpressionError(
+                f"is nested more than {DEEPEST} levels deep; a long sum is a chain of levels: use vectors and sum()"
+            )
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
     if nodes > MOST_NODES:
         raise ExpressionError(f"has {nodes} parts; allowed are {MOST_NODES}")
     return tree
@@ -98,14 +116,11 @@ def _tree(text: str) -> ast.expr:
 def _no_expression(text: str, error: SyntaxError) -> str:
     column = (error.offset or 1) + len(text) - len(text.lstrip())
     rest = text[column - 1 : column + 19]
-    hint = "; powers are written **, as in x**2" if set("²³⁴") & set(text) else ""
+    words = [word for word in re.findall(r"[^\W\d]\w*", text) if keyword.iskeyword(word)]
+    hint = f"; {words[0]} is a word of Python's: call it otherwise" if words else f"; allowed are {_ALLOWED}"
+    if set("²³⁴") & set(text):
+        hint = "; powers are written **, as in x**2"
     return f"column {column}: {error.msg}{f', at {rest!r}' if rest else ''}{hint}"
-
-
-def _in_order(node: ast.AST) -> Iterator[ast.AST]:
-    yield node
-    for child in ast.iter_child_nodes(node):
-        yield from _in_order(child)
 
 
 # --- the grammar ---
@@ -131,7 +146,8 @@ FUNCTIONS: dict[str, tuple[Callable, int, int]] = {  # what it is, how many argu
         name: (getattr(jnp, name), 1, 1)
         for name in (
             *("sqrt", "cbrt", "exp", "expm1", "log", "log2", "log10", "log1p", "sign", "floor", "ceil"),
-            *("sin", "cos", "tan", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "arcsinh", "arccosh", "arctanh"),
+            *("sin", "cos", "tan", "arcsin", "arccos", "arctan"),
+            *("sinh", "cosh", "tanh", "arcsinh", "arccosh", "arctanh"),
             *("sum", "mean", "prod", "sinc", "square"),
         )
     },
@@ -145,6 +161,13 @@ FUNCTIONS: dict[str, tuple[Callable, int, int]] = {  # what it is, how many argu
     "dot": (jnp.dot, 2, 2),
     "clip": (jnp.clip, 3, 3),
     "where": (jnp.where, 3, 3),
+}
+
+# What other languages call them.
+_ELSEWHERE = {
+    **{"ln": "log", "fabs": "abs", "pow": "**", "asin": "arcsin", "acos": "arccos", "atan": "arctan"},
+    **{"atan2": "arctan2", "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh"},
+    **{"maximum": "max", "minimum": "min"},
 }
 
 _OPERATORS = {
@@ -210,14 +233,15 @@ class _Reader:
 
         def holds(values):
             each = [side(values) for side in sides]
-            return functools.reduce(jnp.logical_and, (c(a, b) for c, a, b in zip(compare, each, each[1:])))
+            truths = (c(a, b) for c, (a, b) in zip(compare, itertools.pairwise(each), strict=True))
+            return jnp.where(functools.reduce(jnp.logical_and, truths), 1.0, 0.0)  # a number, with which one can reckon
 
         return holds
 
     def _call(self, node: ast.Call) -> Value:
-        name = node.func.id if isinstance(node.func, ast.Name) else None
-        if name not in FUNCTIONS:
-            near = difflib.get_close_matches(name or "", FUNCTIONS, 1)
+        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        if name not in FUNCTIONS or not isinstance(node.func, ast.Name):
+            near = [_ELSEWHERE[name]] if name in _ELSEWHERE else difflib.get_close_matches(name, FUNCTIONS, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise self._refusal(node, f"no such function{hint}; allowed are {', '.join(sorted(FUNCTIONS))}")
         function, least, most = FUNCTIONS[name]

@@ -7,19 +7,18 @@ import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxgd import engine
+from jaxgd import engine, program
 from jaxgd.descent import Descent, opened, whole
 from jaxgd.outcome import FIGURES
 
-_BATCH_BYTES = 1 << 26  # of params and histories that a batch may hold
-_MOST_BLOCKS = 64  # per batch
+_BATCH_BYTES = 1 << 27  # of params, state, figures and histories that a batch may hold
 _LANE_EPOCHS = 100_000_000  # of a small cost, about a second of one core: what a batch should take
 _FEWEST_BATCHES = 32  # so that free workers find a next one while slow lanes go on
 
@@ -77,7 +76,6 @@ class Plan:
     absent: Any = None  # True over the first dimensions where there is nothing to run
     keep_params: bool = True
     x64: bool = field(default_factory=lambda: jax.config.jax_enable_x64)
-    key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -94,17 +92,21 @@ class Plan:
 
     @cached_property
     def block(self) -> int:
-        return engine.block_size(bytes_of(self.outline) + bytes_of(self.outline["params"]))
+        """Lanes per block, no more than there are for one program."""
+        lane_bytes = bytes_of(self.outline) + bytes_of(self.outline["params"])
+        most = math.prod(dimension.size for dimension in self.dimensions if not dimension.static)
+        return min(engine.block_size(lane_bytes, jax.default_backend()), max(64, 1 << (most - 1).bit_length()))
 
     @cached_property
     def blocks(self) -> int:
-        lane_bytes = bytes_of(self.outline["params"]) + 8 * (len(FIGURES) + len(self.records))
-        return 1 << (max(1, min(_MOST_BLOCKS, _BATCH_BYTES // (lane_bytes * self.block))).bit_length() - 1)
+        """Blocks per batch: all programs of the sweep have room for its largest box."""
+        return 1 << (-(-math.prod(self.chunk) // self.block) - 1).bit_length()
 
     @cached_property
     def chunk(self) -> tuple[int, ...]:
         """The batch's extent along each dimension; whole along the last ones, where neighbours lie."""
-        most = min(self.blocks * self.block, _LANE_EPOCHS // self.epochs, -(-self.lanes // _FEWEST_BATCHES))
+        lane_bytes = bytes_of(self.outline) + 8 * (len(FIGURES) + len(self.records))
+        most = min(_BATCH_BYTES // lane_bytes, _LANE_EPOCHS // self.epochs, -(-self.lanes // _FEWEST_BATCHES))
         room = max(self.block, most // self.block * self.block)
         chunk = []
         for dimension in reversed(self.dimensions):
@@ -112,10 +114,28 @@ class Plan:
             room //= chunk[-1]
         return tuple(reversed(chunk))
 
+    @cached_property
+    def key(self) -> str:
+        """Names the sweep's programs wherever the plan goes: a lane is traced once, as `jax.jit` traces a function."""
+        leaves, tree = jax.tree.flatten(arguments(self))
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        axes = [values for dimension in self.dimensions for values in dimension.axes.values()]
+        static = tuple((type(v), v) for values in axes if isinstance(values, Each) for v in values.values)
+        sizes = (self.block, self.blocks, len(self.records), self.target > -math.inf, self.x64)
+        try:
+            return _key(self.lane, static, tree, shapes, sizes)
+        except TypeError:  # values that can't be hashed are not remembered
+            return uuid.uuid4().hex
+
     def boxes(self) -> list[Box]:
         """The grid, divided into batches."""
         steps = [[slice(i, min(i + c, n)) for i in range(0, n, c)] for n, c in zip(self.shape, self.chunk)]
         return list(itertools.product(*steps))
+
+
+@lru_cache(maxsize=64)
+def _key(*of: Any) -> str:
+    return uuid.uuid4().hex
 
 
 def planned(
@@ -171,11 +191,11 @@ def fingerprint(plan: Plan) -> str:
     parts += [repr((plan.minimum, plan.tolerance)), repr(np.asarray(plan.minima).tolist())]
     for dimension in plan.dimensions:
         for name, values in dimension.axes.items():
-            kept = values.values if isinstance(values, Each) else jax.tree.map(engine.digest, values)
+            kept = values.values if isinstance(values, Each) else jax.tree.map(program.digest, values)
             parts.append(f"{name}: {kept}")
     with jax.enable_x64(plan.x64):
         for static in statics(plan):
-            parts.append(engine.text_of(bound(plan, static), arguments(plan)))
+            parts.append(program.text_of(bound(plan, static), arguments(plan)))
     return "\n".join(parts)
 
 

@@ -1,8 +1,10 @@
 """Runs: a config carried out into its folder, and found again."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,8 @@ from jaxgd import config as cfg
 from jaxgd import lane, store, table
 from jaxgd import plan as plans
 from jaxgd.config import Config, ConfigError
-from jaxgd.descent import descend
-from jaxgd.outcome import named
+from jaxgd.descent import Descent, History, norm, opened, step_of
+from jaxgd.outcome import choose, named
 from jaxgd.sweep import carried_out
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Prepared:
     plan: plans.Plan
     fingerprint: str
     folder: Path
+    source: Path  # the folder that the config lies in
 
 
 def prepared(path: Path, settings: Iterable[str] = (), runs: Path = RUNS) -> Prepared:
@@ -44,17 +47,18 @@ def prepared(path: Path, settings: Iterable[str] = (), runs: Path = RUNS) -> Pre
       ConfigError: it can't be carried out.
     """
     config = cfg.read(path, settings)
-    plan = lane.planned(config, str(path), path.resolve().parent)
+    source = path.resolve().parent
+    plan = lane.planned(config, str(path), source)
     content = config.model_copy(update={"title": ""})
     fingerprint = f"{cfg.as_toml(content)}\n{plans.fingerprint(plan)}"
     known_as = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
-    return Prepared(config, plan, fingerprint, runs / f"{path.stem}-{known_as}")
+    return Prepared(config, plan, fingerprint, runs / f"{path.stem}-{known_as}", source)
 
 
 def carry_out(run: Prepared, progress: Progress = lambda done, lanes: None) -> None:
     """Does what is unfinished of a run, and repeats nothing."""
-    folder = store.opened(run.folder, run.plan, run.fingerprint)
-    store.write_text(run.folder / "run.toml", cfg.as_toml(run.config))
+    folder = store.opened(run.folder, run.plan, run.fingerprint, run.source)
+    folder.keep_config(cfg.as_toml(run.config))
     boxes = folder.unfinished()
     done = run.plan.lanes - sum(map(_lanes, boxes))
     progress(done, run.plan.lanes)
@@ -62,9 +66,14 @@ def carry_out(run: Prepared, progress: Progress = lambda done, lanes: None) -> N
         folder.keep(box, figures)
         done += _lanes(box)
         progress(done, run.plan.lanes)
-    chosen = table.representative(folder.table(), _number_of_paths(run))
-    if chosen and not folder.has_paths():
-        folder.keep_paths(paths(run.plan, folder.table(), chosen))
+    if (wanted := _number_of_paths(run)) and not folder.has_paths():
+        results = folder.table()
+        if chosen := table.representative(results, wanted):
+            folder.keep_paths(paths(run.plan, results, chosen))
+    if run.config.record.params == "best" and not folder.has_best():
+        best = best_params(run.plan, folder.table(), run.config.run.select)
+        if best is not None:
+            folder.keep_best(best)
     folder.finish()
 
 
@@ -92,7 +101,7 @@ def resolved(name: str, runs: Path = RUNS) -> Path:
 
 def config_of(folder: Path) -> Config:
     """The config that a run folder was made from."""
-    return cfg.read(folder / "run.toml")
+    return cfg.read(store.config_file(folder))
 
 
 def paths(plan: plans.Plan, results: "xarray.Dataset", chosen: list[tuple[int, ...]]) -> "xarray.Dataset":
@@ -102,38 +111,106 @@ def paths(plan: plans.Plan, results: "xarray.Dataset", chosen: list[tuple[int, .
     """
     import xarray
 
-    records = [_records(plan, index) for index in chosen]
-    epochs = np.unique(np.linspace(0, plan.epochs, _records_kept(plan, len(chosen))).round().astype(int))
-    ended = np.array([int(results["epochs"].values[index]) for index in chosen])
-    data = {}
+    epochs = np.unique(np.linspace(0, plan.epochs, _records_kept(plan, len(chosen))).round().astype(np.int32))
+    ended = np.array([int(results["epochs"].values[index]) for index in chosen], np.int32)
+    records: list[dict[str, np.ndarray]] = [{}] * len(chosen)
+    for static, places in _by_program(plan, chosen).items():
+        together = _replayed(plan, static, [chosen[place] for place in places], ended[places], epochs)
+        for row, place in enumerate(places):
+            records[place] = {name: values[row] for name, values in together.items()}
+    past = epochs[None, :] > ended[:, None]
+    data: dict[str, Any] = {}
     for name, leaf in records[0].items():
-        values = np.stack([record[name][epochs] for record in records])
-        past = (epochs[None, :] > ended[:, None]).reshape(len(chosen), len(epochs), *(1,) * (leaf.ndim - 1))
-        inner = tuple(f"{name}.{axis}" for axis in range(leaf.ndim - 1))
-        data[name] = (("path", "epoch", *inner), np.where(past, np.nan, values))
+        values = np.stack([record[name] for record in records])
+        values[past] = np.nan
+        data[name] = (("path", "epoch", *(f"{name}.{axis}" for axis in range(leaf.ndim - 1))), values)
     coordinates: dict[str, Any] = {"epoch": epochs}
     for name, (dimensions, values) in table.coordinates(plan).items():
-        if name != "epoch" and set(dimensions) <= set(results["outcome"].dims):
+        if set(dimensions) <= set(results["outcome"].dims):
             where = [results["outcome"].dims.index(dimension) for dimension in dimensions]
             coordinates[name] = ("path", np.array([values[tuple(index[i] for i in where)] for index in chosen]))
     data["outcome"] = ("path", np.array([results["outcome"].values[index] for index in chosen]))
     return xarray.Dataset(data, coordinates)
 
 
-def _records(plan: plans.Plan, index: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """One lane's history by name."""
-    static = tuple(i if dimension.static else 0 for dimension, i in zip(plan.dimensions, index, strict=True))
-    point = {
-        name: jax.tree.map(jnp.asarray, dimension.at(name, i))
-        for dimension, i in zip(plan.dimensions, index, strict=True)
+def best_params(plan: plans.Plan, results: "xarray.Dataset", select: str) -> "xarray.Dataset | None":
+    """Params of the best setting, for every seed; None if no setting is best.
+
+    Its lanes are carried out again by the program that judged them, and so are the same to the last bit.
+    """
+    import xarray
+
+    grid = results["outcome"].dims
+    places = xarray.Dataset({f"{name}.place": (name, np.arange(results.sizes[name])) for name in grid})
+    try:
+        winner = table.best(results.merge(places), select)
+    except ValueError:
+        return None
+    rows = [np.atleast_1d(winner[f"{name}.place"].values).tolist() for name in grid]
+    boxes = [tuple(slice(i, i + 1) for i in index) for index in itertools.product(*rows)]
+    lanes = sorted(carried_out(plan, boxes), key=lambda done: [part.start for part in done[0]])
+    shape, data = winner["outcome"].shape, {}
+    for name in named("params", plan.outline["params"]):
+        values = np.stack([figures[name].reshape(figures[name].shape[len(grid) :]) for _, figures in lanes])
+        inner = tuple(f"{name}.{axis}" for axis in range(values.ndim - 1))
+        data[name] = (winner["outcome"].dims + inner, values.reshape(shape + values.shape[1:]))
+    return xarray.Dataset(data, winner.coords)
+
+
+def _by_program(plan: plans.Plan, chosen: list[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
+    """Places of the chosen lanes, by the program that carries them out."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, index in enumerate(chosen):
+        static = tuple(i if dimension.static else 0 for dimension, i in zip(plan.dimensions, index, strict=True))
+        groups.setdefault(static, []).append(place)
+    return groups
+
+
+def _replayed(
+    plan: plans.Plan, static: tuple[int, ...], lanes: list[tuple[int, ...]], ended: np.ndarray, epochs: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Records [lane, record] by name of the lanes of one program, a block of them side by side."""
+    size = min(len(lanes), plan.block)
+    records = []
+    with jax.enable_x64(plan.x64), plans.plain_words():
+        program = jax.jit(jax.vmap(partial(_recorded, plans.bound(plan, static), epochs)))
+        for first in range(0, len(lanes), size):
+            block = np.minimum(
+                np.arange(first, first + size), len(lanes) - 1
+            )  # padded, so that one program does for all
+            history = program(ended[block], _points(plan, [lanes[i] for i in block]))
+            records.append(jax.tree.map(lambda a, first=first: np.asarray(a)[: len(lanes) - first], history))
+    history = jax.tree.map(lambda *blocks: np.concatenate(blocks), *records)
+    return {"cost": history.cost, "gradient_norm": history.gradient_norm, **named("params", history.params)}
+
+
+def _points(plan: plans.Plan, lanes: list[tuple[int, ...]]) -> dict[str, Any]:
+    """The traced arguments of some lanes, [lane, ...]."""
+    return {
+        name: jax.tree.map(lambda values, along=along: values[[lane[along] for lane in lanes]], dimension.axes[name])
+        for along, dimension in enumerate(plan.dimensions)
         for name in dimension.axes
         if not dimension.is_each(name)
     }
-    with jax.enable_x64(plan.x64):
-        descent = plans.bound(plan, static)(**point)
-        history = descend(descent.cost, descent.params, descent.optimizer, epochs=plan.epochs)
-        named_params = named("params", history.params)
-        return {k: np.asarray(v) for k, v in {"cost": history.cost, "gradient_norm": history.gradient_norm, **named_params}.items()}
+
+
+def _recorded(lane: Callable[..., Descent], epochs: np.ndarray, ended: Any, point: dict[str, Any]) -> History:
+    """One lane as it is at `epochs`; what lies between them is not kept. Once it has ended, it stands at its start."""
+    cost, params, optimizer = opened(lane(**point))
+    step = step_of(cost, optimizer)
+    start = (params, optimizer.init(params))
+
+    def moved(now, carry):
+        return choose(now < ended, step(*carry)[2:], start)  # a finite place: a NaN makes line searches run long
+
+    def record(carry, span):
+        now, following = span
+        value, grads, *after = step(*carry)
+        seen = History(now, carry[0], value, norm(grads))
+        return jax.lax.fori_loop(now + 1, following, moved, choose(now < ended, tuple(after), start)), seen
+
+    spans = (jnp.asarray(epochs), jnp.asarray(np.append(epochs[1:], epochs[-1])))
+    return jax.lax.scan(record, start, spans)[1]
 
 
 def _records_kept(plan: plans.Plan, count: int) -> int:
@@ -143,7 +220,7 @@ def _records_kept(plan: plans.Plan, count: int) -> int:
 
 def _number_of_paths(run: Prepared) -> int:
     """A single descent and a race are their own paths; a sweep has as many as were asked for."""
-    if all(dimension.static for dimension in run.plan.dimensions):
+    if all(dimension.static or dimension.size == 1 for dimension in run.plan.dimensions):
         return run.plan.lanes
     return run.config.record.paths
 

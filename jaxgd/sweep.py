@@ -19,6 +19,8 @@ from jaxgd import plan as plans
 from jaxgd.descent import Descent, History, descend
 from jaxgd.outcome import judged
 from jaxgd.plan import Box, Each, Plan, planned
+from jaxgd.program import Program
+
 
 if TYPE_CHECKING:
     import xarray
@@ -90,6 +92,11 @@ def sweep(
         for box, figures in carried_out(plan, folder.unfinished(), executor):
             folder.keep(box, figures)
         return folder.table()
+    return in_memory(plan, executor)
+
+
+def in_memory(plan: Plan, executor: Executor | None = None) -> Any:
+    """The whole result of a plan, as a Dataset."""
     results = table.empty(plan)
     for box, figures in carried_out(plan, plan.boxes(), executor):
         for name, values in results.items():
@@ -181,26 +188,37 @@ def _static_of(plan: Plan, box: Box) -> tuple[int, ...]:
     return tuple(part.start if d.static else 0 for d, part in zip(plan.dimensions, box))
 
 
-_known_programs: dict[tuple, engine.Program] = {}
+_known_programs: dict[tuple, Program] = {}
 _tracing = threading.Lock()
 
 
-def _program(plan: Plan, static: tuple[int, ...], device: Any) -> engine.Program:
+def _program(plan: Plan, static: tuple[int, ...], device: Any) -> Program:
     key = (plan.key, static, device)
     with _tracing, jax.enable_x64(plan.x64), plans.plain_words():
         if key not in _known_programs:
             while len(_known_programs) >= 64:  # they hold the constants of their plans
                 _known_programs.pop(next(iter(_known_programs)))
-            _known_programs[key] = engine.compiled(
-                plans.bound(plan, static), plans.arguments(plan), _limits(plan), plan.block, plan.blocks, device
+            _known_programs[key] = engine.program(
+                plans.bound(plan, static),
+                plans.arguments(plan),
+                records=len(plan.records),
+                targeted=plan.target > -math.inf,
+                block=plan.block,
+                blocks=plan.blocks,
+                dtype=_real(plan),
+                device=device,
             )
         return _known_programs[key]
 
 
 def _limits(plan: Plan) -> engine.Limits:
-    real = np.float64 if plan.x64 else np.float32
+    real = _real(plan)
     ceiling = np.minimum(plan.ceiling, np.finfo(real).max)
     return engine.Limits(np.int32(plan.epochs), real(plan.target), real(ceiling), np.asarray(plan.records, np.int32))
+
+
+def _real(plan: Plan) -> type:
+    return np.float64 if plan.x64 else np.float32
 
 
 def _as_finished(plan: Plan, boxes: Sequence[Box], executor: Executor, ahead: int) -> Iterator[tuple[Box, dict]]:
@@ -224,7 +242,6 @@ def _batch(plan: Plan, box: Box) -> dict[str, np.ndarray]:
     """Carries out the lanes of one box, wherever this process has a free device."""
     shape = tuple(part.stop - part.start for part in box)
     lanes = math.prod(shape)
-    used = -(-lanes // plan.block)
     indices = np.unravel_index(np.minimum(np.arange(plan.blocks * plan.block), lanes - 1), shape or (1,))
     arguments = {
         name: jax.tree.map(lambda a, here=part.start + index: a[here], values)
@@ -235,7 +252,7 @@ def _batch(plan: Plan, box: Box) -> dict[str, np.ndarray]:
     device = _devices().free.get()
     try:
         with jax.enable_x64(plan.x64):
-            figures = _program(plan, _static_of(plan, box), device).run(arguments, used, _limits(plan))
+            figures = _program(plan, _static_of(plan, box), device).run(arguments, np.int32(lanes), _limits(plan))
             figures = jax.tree.map(lambda a: np.asarray(a)[:lanes], figures)
     finally:
         _devices().free.put(device)

@@ -12,7 +12,7 @@ import pytest
 
 import jaxgd
 from jaxgd import engine
-from jaxgd.lane import optimizers
+from jaxgd.names import optimizers
 from jaxgd.outcome import FIGURES, OUTCOMES
 
 

@@ -1,5 +1,8 @@
 """Figures of a run, drawn from its stored results."""
 
+import re
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -7,190 +10,310 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from jaxgd.outcome import OUTCOMES
-from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, RC
-from jaxgd.show.tables import setting
+from jaxgd.outcome import DIVERGED, OUTCOMES
+from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, NOWHERE, RC
+from jaxgd.show.tables import by_name, is_axis, setting
 from jaxgd.table import REPLICATES, best
 
 if TYPE_CHECKING:
     import xarray
 
 _MOST_POINTS = 20_000  # drawn along one axis; beyond it they only hide each other
-_WIDE = 1000  # span of a scale's values from which it is logarithmic
+_MOST_CELLS = 1_000  # of a map, each way: more than a page has dots
+_MOST_CURVES, _MOST_ROWS, _MOST_MINIMA = 12, 8, 10
+_WIDE = 100  # span of a scale's values from which it is logarithmic
 
 
-def overview(table: "xarray.Dataset", paths: "xarray.Dataset", title: str) -> Figure:
-    """One figure that shows the run: cost over epochs where nothing numeric varies; final cost over
-    one axis; or maps of outcome and final cost over two."""
-    along = [str(d) for d in table["outcome"].dims if _is_numeric(table, str(d))]
+def overview(table: "xarray.Dataset", paths: "xarray.Dataset | None", title: str) -> Figure:
+    """One figure that shows the run: cost over epochs where no axis has a scale; final cost over one axis; or
+    maps of outcome and final cost over two."""
+    along = [str(d) for d in table["outcome"].dims if is_axis(table, str(d))]
     with matplotlib.rc_context(RC):
-        if not along:
-            return _curves(paths, title)
-        rows = _rows(table)
-        if len(along) == 1 or "trial" in along:
-            return _strips(rows, along[0], title)
-        return _maps(rows, *_two(table, along), title)
+        if not along and paths is not None:
+            return _curves(table, paths, title)
+        rows = dict(list(by_name(_with_heights(table)).items())[:_MOST_ROWS])
+        if len(along) < 2 or "trial" in along:
+            return _strips(rows, along[0] if along else _longest(table, 1)[0], title)
+        return _maps(rows, *_longest(table, 2), title)
 
 
-def _is_numeric(table: "xarray.Dataset", dimension: str) -> bool:
-    return dimension not in REPLICATES and table[dimension].dtype.kind in "iuf" and table.sizes[dimension] > 1
+def _longest(table: "xarray.Dataset", count: int) -> list[str]:
+    """The longest numeric dimensions, in their own order: axes before replicates, the first of equals."""
+    numeric = [str(d) for d in table["outcome"].dims if table[d].dtype.kind in "iuf"]
+    chosen = sorted(numeric, key=lambda d: (not is_axis(table, d), -table.sizes[d]))[:count]
+    return [d for d in numeric if d in chosen]
 
 
-def _two(table: "xarray.Dataset", along: list[str]) -> tuple[str, str]:
-    """The axis across and the axis up: the last two, for which the other axes are cut at their best."""
-    return along[-2], along[-1]
+def _with_heights(table: "xarray.Dataset") -> "xarray.Dataset":
+    """The table with a variable `height`: the final cost as it is drawn.
+
+    Above the minimum, where that is known, and no lower than the figures resolve; what ran away,
+    or never had a cost, lies along the top.
+    """
+    minimum = table.attrs.get("minimum")
+    eps = float(np.finfo(table["final_cost"].dtype).eps)
+
+    def above(name):
+        costs = table[name].values.astype(float)
+        return costs if minimum is None else np.maximum(costs - minimum, 8 * eps * max(1.0, abs(minimum)))
+
+    heights = above("final_cost")
+    worth = np.concatenate([above(name).ravel() for name in ("start_cost", "best_cost")])
+    worth = worth[np.isfinite(worth)]
+    low, high = (float(worth.min()), float(worth.max())) if worth.size else (1.0, 1.0)
+    log = low > 0 and high > _WIDE * low
+    top = 3 * high if log else high + 0.1 * (high - low or max(1.0, abs(high)))
+    away = (table["outcome"].values == DIVERGED) | ~(heights < top)
+    label = "final cost" if not minimum else "final cost above the minimum"
+    attributes = {"label": label, "log": log, "top": top}
+    return table.assign(height=(table["outcome"].dims, np.where(away, top, heights), attributes))
 
 
-def _rows(table: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
-    """One table per name along the first dimension of names (an optimizer, say), or the whole as one."""
-    named = [d for d in table["outcome"].dims if table[d].dtype.kind not in "iuf"]
-    if not named:
-        return {"": table}
-    return {str(name): table.isel({named[0]: i}) for i, name in enumerate(table[named[0]].values)}
+# --- cost over epochs ---
 
 
-def _curves(paths: "xarray.Dataset", title: str) -> Figure:
-    """Cost over epochs, linear and logarithmic where the cost allows."""
-    costs = paths["cost"].values
-    positive = bool(np.nanmin(np.where(np.isfinite(costs), costs, np.nan)) > 0) if np.isfinite(costs).any() else False
-    spread = positive and np.nanmax(costs) > 10 * np.nanmin(costs)
-    figure = Figure(figsize=(9, 3.6) if spread else (6, 3.6))
-    scales = ("linear", "log") if spread else ("linear",)
-    for axes, scale in zip(np.atleast_1d(figure.subplots(1, len(scales))), scales, strict=True):
-        for i in range(min(paths.sizes["path"], 12)):
-            path = paths.isel(path=i)
-            label = f"{setting(path.drop_vars('epoch'))}" if paths.sizes["path"] > 1 else None
-            style = {"color": LINES[i % len(LINES)], "linestyle": DASHES[i // len(LINES) % len(DASHES)]}
-            axes.plot(path["epoch"], path["cost"], label=f"{label}: {OUTCOMES[int(path['outcome'])]}" if label else None, **style)
-        axes.set(xlabel="epoch", ylabel=f"cost{' (log scale)' if scale == 'log' else ''}", yscale=scale)
-    if paths.sizes["path"] > 1:
-        figure.axes[-1].legend()
-    verdict = f": {OUTCOMES[int(paths['outcome'].values[0])]}" if paths.sizes["path"] == 1 else ""
-    figure.suptitle(title + verdict, x=0.01, ha="left")
-    return figure
+def _curves(table: "xarray.Dataset", paths: "xarray.Dataset", title: str) -> Figure:
+    """Cost over epochs, and the same on a logarithmic scale where it spans one."""
+    some = np.unique(
+        np.linspace(0, paths.sizes["path"] - 1, min(paths.sizes["path"], _MOST_CURVES)).round().astype(int)
+    )
+    costs = paths["cost"].values[some].astype(float)
+    minimum = table.attrs.get("minimum")
+    above = np.where(costs > (minimum or 0), costs - (minimum or 0), np.nan)  # a logarithm has no room for 0
+    seen = above[np.isfinite(above)]
+    spans = bool(seen.size) and (minimum is not None or not (costs <= 0).any()) and seen.max() > 10 * seen.min()
+    several = len(some) > 1
+    figure = Figure(figsize=((9 if spans else 6) + 2 * several, 3.6))
+    panels = [("cost", costs, "linear"), (f"cost{' above the minimum' * bool(minimum)}", above, "log")][: 1 + spans]
+    for axes, (label, heights, scale) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        for row, place in enumerate(some):
+            path = paths.isel(path=place)
+            end = OUTCOMES[int(path["outcome"])]
+            name = f"{setting(path.drop_vars('epoch')).removeprefix('optimizer = ')}: {end}" if several else None
+            _curve(axes, path["epoch"].values, heights[row], row, end, name)
+        axes.set(xlabel="epoch", ylabel=label, yscale=scale)
+        _keep_in_sight(axes, heights, scale)
+        _few_ticks(axes, scale)
+    if several:
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper")
+    verdict = "" if several else f": {OUTCOMES[int(paths['outcome'].values[0])]}"
+    return _titled(figure, title + verdict)
+
+
+def _curve(axes: Axes, epochs: np.ndarray, heights: np.ndarray, row: int, end: str, name: str | None) -> None:
+    heights = np.where(np.isfinite(heights), heights, np.nan)
+    style = {"color": LINES[row % len(LINES)], "linestyle": DASHES[row // len(LINES) % len(DASHES)]}
+    drawn = np.flatnonzero(np.isfinite(heights))
+    mark = {"marker": MARKS[end], "markevery": drawn[-1:].tolist() or None, "markersize": 6}
+    axes.plot(epochs, heights, label=name, **style, **mark)
+
+
+def _few_ticks(axes: Axes, scale: str) -> None:
+    """1, 2, 5 on a logarithmic scale that is too short for powers of ten alone."""
+    low, high = axes.get_ylim()
+    if scale == "log" and high < 1000 * low:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _keep_in_sight(axes: Axes, heights: np.ndarray, scale: str) -> None:
+    """Keeps one that runs away from flattening the others."""
+    rows = [row[np.isfinite(row)] for row in heights]
+    if not any(row.size for row in rows):
+        axes.text(0.5, 0.5, "no finite cost", transform=axes.transAxes, ha="center")
+        return
+    tame = [row for row in rows if row.size and row[-1] <= 10 * abs(row[0])]
+    low, high = (min(map(np.min, tame)), max(map(np.max, tame))) if tame else (0.0, 0.0)
+    if max(row.max() for row in rows if row.size) > 100 * high > 0:
+        axes.set_ylim((low / 2, 10 * high) if scale == "log" else (min(low, 0.0) - 0.05 * high, 1.5 * high))
+
+
+# --- over one axis ---
 
 
 def _strips(rows: dict[str, "xarray.Dataset"], along: str, title: str) -> Figure:
-    """Final cost over one axis, coloured by outcome, a row per name."""
-    figure = Figure(figsize=(7, 1.2 + 2.8 * len(rows)))
-    every = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
+    """Final cost over one axis, marked by outcome, a row per name."""
+    figure = Figure(figsize=(8, 1.2 + 2.8 * len(rows) if len(rows) < 3 else 1 + 2.1 * len(rows)))
+    every = figure.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, (name, table) in zip(every, rows.items(), strict=True):
-        _strip(axes, table, along)
-        axes.set(title=name, ylabel="final cost")
-    every[-1].set_xlabel(along)
+        label, where = _scale_of(table, along)
+        _strip(axes, table, along, where)
+        _few_ticks(axes, axes.get_yscale())
+        axes.set(title=name, ylabel=table["height"].attrs["label"].replace(" above", "\nabove"))
+    every[-1].set_xlabel(label)
     handles = {label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper")
-    figure.suptitle(title, x=0.01, ha="left")
-    return figure
+    order = [label for label in (*map(_in_legend, OUTCOMES), "median", "best") if label in handles]
+    figure.legend(
+        [handles[label] for label in order], order, loc="outside lower center", ncols=len(order), columnspacing=1.2
+    )
+    return _titled(figure, title)
 
 
-def _strip(axes: Axes, table: "xarray.Dataset", along: str) -> None:
-    where = np.broadcast_to(table[along].values.reshape(-1, *(1,) * (table["outcome"].ndim - 1)), _first(table, along).shape)
-    codes, costs = _first(table, along).values.ravel(), _first(table, along, "final_cost").values.ravel()
-    where, top = where.ravel(), _top(table)
-    some = np.unique(np.linspace(0, len(codes) - 1, min(len(codes), _MOST_POINTS)).astype(int))
-    where, codes, costs = where[some], codes[some], costs[some]
-    shown = np.where(np.isfinite(costs) & (costs < top), costs, top)  # what ran away is drawn along the top
-    if _is_log(table[along].values):
+def _scale_of(table: "xarray.Dataset", along: str) -> tuple[str, np.ndarray]:
+    """What an axis shows, and its values: for trials, the hyperparameter that they vary, if it is a single one."""
+    if along == "trial":
+        varied = [
+            str(c)
+            for c in table.coords
+            if c != along and table[c].dims == ("trial",) and np.isfinite(table[c].values).any()
+        ]
+        if len(varied) == 1:
+            return varied[0], table[varied[0]].values
+    return along, table[along].values
+
+
+def _strip(axes: Axes, table: "xarray.Dataset", along: str, scale: np.ndarray) -> None:
+    codes, heights = (table[name].transpose(along, ...).values for name in ("outcome", "height"))
+    where = np.broadcast_to(scale.reshape(-1, *(1,) * (codes.ndim - 1)), codes.shape).ravel()
+    if _is_log(scale):
         axes.set_xscale("log")
-    if np.all(shown > 0) and top > 10 * shown.min():
+    if table["height"].attrs["log"]:
         axes.set_yscale("log")
+    some = np.unique(np.linspace(0, codes.size - 1, min(codes.size, _MOST_POINTS)).astype(int))
+    some = some[np.isfinite(where[some])]  # trials that an optimizer doesn't have lie nowhere
     for code, name in enumerate(OUTCOMES):
-        here = codes == code
-        if here.any():
-            axes.plot(where[here], shown[here], MARKS[name], color=COLOURS[name], label=name, markersize=4, rasterized=True)
+        here = some[codes.ravel()[some] == code]
+        if here.size:
+            style = {"color": COLOURS[name], "markersize": 4, "rasterized": True, "clip_on": False}
+            axes.plot(where[here], heights.ravel()[here], MARKS[name], label=_in_legend(name), **style)
+    if codes.size > len(scale):
+        order = np.argsort(scale, kind="stable")
+        middle = np.median(heights.reshape(len(scale), -1), axis=1)
+        axes.plot(scale[order], middle[order], color="black", linewidth=0.8, label="median")
     try:
-        winner = best(table)
-        axes.axvline(float(winner[along]), color="black", linewidth=0.8, linestyle=":", label="best")
+        winner = _scale_of(best(table), along)[1] if along != "trial" else scale[int(best(table)["trial"])]
     except ValueError:
-        pass  # nothing to mark: every lane diverged
+        return  # nothing to mark: every lane diverged
+    if along not in REPLICATES and len(scale) > 1:
+        axes.axvline(float(winner), color="black", linewidth=0.8, linestyle=":", label="best")
+
+
+def _in_legend(outcome: str) -> str:
+    return "diverged (above)" if outcome == "diverged" else outcome
+
+
+# --- over two axes ---
 
 
 def _maps(rows: dict[str, "xarray.Dataset"], up: str, across: str, title: str) -> Figure:
     """Outcome, final cost and, where several minima are known, which was reached, over two axes."""
     whole = next(iter(rows.values()))
     several = len(whole["minimum"].attrs.get("known_minima", ())) > 1
-    draw = [_outcome_map, _cost_map] + ([_minimum_map] if several else [])
-    figure = Figure(figsize=(1 + 4.4 * len(draw), 0.8 + 3.6 * len(rows)))
+    draw = [_outcome_map, _height_map] + ([_minimum_map] if several else [])
+    figure = Figure(figsize=(0.5 + 4.6 * len(draw), 0.8 + 3.6 * len(rows)))
     every = figure.subplots(len(rows), len(draw), squeeze=False, sharex=True, sharey=True)
     for line, (name, table) in zip(every, rows.items(), strict=True):
-        flat = _cut(table, up, across)
+        flat, cut = _cut(table, up, across)
         for axes, one in zip(line, draw, strict=True):
-            one(figure, axes, flat, up, across)
-            axes.set(xlabel=across, ylabel=up, title=f"{name} {axes.get_title('left')}".strip())
+            heading = one(figure, axes, flat, up, across)
+            axes.set(title=": ".join(filter(None, (name, heading))))
             axes.set_xscale("log" if _is_log(flat[across].values) else "linear")
             axes.set_yscale("log" if _is_log(flat[up].values) else "linear")
-    figure.suptitle(title, x=0.01, ha="left")
-    return figure
+        line[0].set_ylabel(f"{up}\n({cut})" if cut else up)
+    for axes in every[-1]:
+        axes.set_xlabel(across)
+    return _titled(figure, title)
 
 
-def _cut(table: "xarray.Dataset", up: str, across: str) -> "xarray.Dataset":
-    """A table over two dimensions: of further ones, the slice through the best setting (the first seed)."""
+def _cut(table: "xarray.Dataset", up: str, across: str) -> tuple["xarray.Dataset", str]:
+    """A table over two sorted dimensions, and where the others are cut: at the best setting, the first seed."""
     others = [d for d in table["outcome"].dims if d not in (up, across)]
-    if others:
-        try:
-            place = best(table)
-            table = table.sel({d: place[d] for d in others if d not in REPLICATES})
-        except ValueError:
-            table = table.isel({d: 0 for d in others if d not in REPLICATES})
-        table = table.isel({d: 0 for d in others if d in REPLICATES})
-    return table.transpose(up, across, ...)
+    try:
+        place = best(table)
+    except ValueError:  # every lane diverged: one cut is as good as another
+        place = table.isel({d: 0 for d in others})
+    at = {d: 0 if d in REPLICATES else int(np.flatnonzero(table[d].values == place[d].values)[0]) for d in others}
+    flat = table.isel(at).sortby([up, across])
+    thin = {
+        d: np.unique(np.linspace(0, flat.sizes[d] - 1, min(flat.sizes[d], _MOST_CELLS)).astype(int))
+        for d in (up, across)
+    }
+    said = ", ".join(f"{d} = {table[d].values[i]:.4g}" for d, i in at.items() if table.sizes[d] > 1)
+    return flat.isel(thin).transpose(up, across, ...), said
 
 
-def _outcome_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, across: str) -> None:
-    colours = ListedColormap([COLOURS[name] for name in OUTCOMES])
-    norm = BoundaryNorm(np.arange(len(OUTCOMES) + 1) - 0.5, len(OUTCOMES))
-    drawn = _mesh(axes, table, table["outcome"].values, up, across, cmap=colours, norm=norm)
-    present = sorted(set(table["outcome"].values.ravel().tolist()))
-    bar = figure.colorbar(drawn, ax=axes, ticks=range(len(OUTCOMES)))
-    bar.set_ticklabels([name if code in present else "" for code, name in enumerate(OUTCOMES)])
-    bar.ax.tick_params(length=0)
-    axes.set_title("outcome")
+def _outcome_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, across: str) -> str:
+    codes = table["outcome"].values
+    _patchwork(axes, table, codes, up, across, [COLOURS[name] for name in OUTCOMES])
+    _key(axes, [(name, COLOURS[name]) for code, name in enumerate(OUTCOMES) if (codes == code).any()])
+    return "outcome"
 
 
-def _cost_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, across: str) -> None:
-    top = _top(table)
-    costs = np.minimum(np.where(np.isfinite(table["final_cost"].values), table["final_cost"].values, top), top)
-    costs = costs - min(0.0, float(table.attrs.get("minimum", 0.0)))  # above the minimum, where that is below 0
-    above = table.attrs.get("minimum", 0.0) < 0
-    floor = max(float(np.min(costs)), 1e-12 * max(1.0, float(np.max(costs))))
-    log = np.min(costs) >= 0 and np.max(costs) > _WIDE * floor
-    scale = {"norm": LogNorm(floor, float(np.max(costs)))} if log else {}
-    drawn = _mesh(axes, table, np.maximum(costs, floor) if log else costs, up, across, **scale)
-    figure.colorbar(drawn, ax=axes)
-    axes.set_title("final cost above the minimum" if above else "final cost")
+def _height_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, across: str) -> str:
+    heights, log, heading = table["height"].values, table["height"].attrs["log"], table["height"].attrs["label"]
+    if not heights.max() > heights.min():  # all alike: how soon then?
+        heights, log, heading = table["best_epoch"].values, False, "epoch of the lowest cost"
+    low, high = float(heights.min()), float(heights.max())
+    scale = {"norm": LogNorm(low, high)} if log and high > _WIDE * low > 0 else {}
+    figure.colorbar(_mesh(axes, table, heights, up, across, **scale), ax=axes)
+    return heading
 
 
-def _minimum_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, across: str) -> None:
-    places = table["minimum"].attrs["known_minima"]
-    colours = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 1, len(places))))
-    norm = BoundaryNorm(np.arange(len(places) + 1) - 0.5, len(places))
-    drawn = _mesh(axes, table, np.ma.masked_invalid(table["minimum"].values), up, across, cmap=colours, norm=norm)
-    bar = figure.colorbar(drawn, ax=axes, ticks=range(len(places)))
-    bar.set_ticklabels(["(" + ", ".join(f"{v:.3g}" for v in place) + ")" for place in places])
-    axes.set_title("minimum reached")
-    if [str(d) for d in (across, up)] == ["x_1", "x_0"] and len(places[0]) == 2:
-        axes.plot(*zip(*[(y, x) for x, y in places], strict=True), "k*", markersize=8)
+def _minimum_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, across: str) -> str:
+    places, reached = np.asarray(table["minimum"].attrs["known_minima"]), table["minimum"].values
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(places)))
+    _patchwork(axes, table, np.where(np.isfinite(reached), reached, len(places)), up, across, [*colours, NOWHERE])
+    counts = [int((reached == index).sum()) for index in range(len(places))]
+    common = sorted(sorted(range(len(places)), key=lambda index: -counts[index])[:_MOST_MINIMA])
+    key = [(", ".join(f"{v:.3g}" for v in places[i]), colours[i]) for i in common if counts[i]]
+    _key(axes, key + [("none", NOWHERE)] * bool(np.isnan(reached).any()))
+    parts = [re.fullmatch(r"(.+)_(\d+)", name) for name in (across, up)]
+    if (
+        all(parts)
+        and parts[0][1] == parts[1][1]
+        and all(int(part[2]) < places.shape[1] for part in parts)
+        and places.shape[1] == 2
+    ):
+        x, y = (places[:, int(part[2])] for part in parts)
+        axes.plot(x, y, "k*", markersize=9, markeredgecolor="white")
+    return "minimum reached"
+
+
+def _patchwork(
+    axes: Axes, table: "xarray.Dataset", codes: np.ndarray, up: str, across: str, colours: Sequence[Any]
+) -> None:
+    norm = BoundaryNorm(np.arange(len(colours) + 1) - 0.5, len(colours))
+    _mesh(axes, table, codes, up, across, cmap=ListedColormap(colours), norm=norm)
+
+
+def _key(axes: Axes, entries: list[tuple[str, Any]]) -> None:
+    patches = [Patch(facecolor=colour, edgecolor="#777777", linewidth=0.5, label=name) for name, colour in entries]
+    axes.legend(handles=patches, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0.2, handlelength=1)
 
 
 def _mesh(axes: Axes, table: "xarray.Dataset", values: Any, up: str, across: str, **style: Any) -> Any:
-    return axes.pcolormesh(table[across].values, table[up].values, values, shading="nearest", rasterized=True, **style)
+    x, y = _borders(table[across].values), _borders(table[up].values)
+    drawn = axes.pcolormesh(x, y, values, rasterized=True, **style)
+    axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))  # whatever else is drawn on the map
+    return drawn
 
 
-def _first(table: "xarray.Dataset", along: str, name: str = "outcome") -> "xarray.DataArray":
-    return table[name].transpose(along, ...)
-
-
-def _top(table: "xarray.Dataset") -> float:
-    """The highest cost worth drawing: a little above where lanes start, or end without running away."""
-    finite = [table[name].values[np.isfinite(table[name].values)] for name in ("start_cost", "best_cost")]
-    highest = max((float(values.max()) for values in finite if values.size), default=1.0)
-    return highest * 10 if highest > 0 else highest + 1.0
+def _borders(values: np.ndarray) -> np.ndarray:
+    """Where the cells around sorted values end: halfway, by ratio where the scale is logarithmic."""
+    if _is_log(values):
+        return np.exp(_borders(np.log(values)))
+    values = values.astype(float)
+    middle = (values[1:] + values[:-1]) / 2
+    return np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
 
 
 def _is_log(values: np.ndarray) -> bool:
-    """Whether values are spaced by ratios rather than by differences."""
-    if len(values) < 3 or np.min(values) <= 0:
+    """Whether values are spread by ratios rather than by differences: where their middle lies says so."""
+    values = np.sort(values[np.isfinite(values)].astype(float))
+    if len(values) < 3 or values[0] <= 0 or values[-1] < 20 * values[0]:
         return False
-    return bool(np.max(values) > 20 * np.min(values) and np.allclose(np.diff(np.log(values.astype(float)), 2), 0, atol=1e-3))
+    middle = np.median(values)
+    return bool(
+        abs(np.log(middle / np.sqrt(values[0] * values[-1]))) < abs(np.log(middle / ((values[0] + values[-1]) / 2)))
+    )
+
+
+def _titled(figure: Figure, title: str) -> Figure:
+    across = int(figure.get_size_inches()[0] * 10)  # letters of this size to the inch, with room to spare
+    figure.suptitle(textwrap.fill(title, across), x=0.01, ha="left")
+    return figure

@@ -1,22 +1,23 @@
-"""One style for everything drawn: colours that colour-blind readers tell apart, marks that survive greyscale."""
+"""One style for everything drawn: colours that colour-blind readers tell apart, a ladder of lightness for greyscale."""
 
-# Okabe and Ito (2008), "Color Universal Design"
+# After Okabe and Ito (2008), "Color Universal Design"; lightness set apart, so that outcomes differ in grey too
 COLOURS = {
-    "pending": "#bbbbbb",
+    "pending": "#e6e6e6",
     "converged": "#009e73",
     "trapped": "#e69f00",
-    "oscillating": "#cc79a7",
-    "descending": "#56b4e9",
-    "diverged": "#d55e00",
+    "oscillating": "#8f4a86",
+    "descending": "#8fcaee",
+    "diverged": "#6e1f00",
 }
 MARKS = {"pending": ".", "converged": "o", "trapped": "s", "oscillating": "D", "descending": "v", "diverged": "x"}
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 DASHES = ("-", "--", "-.", ":")
+NOWHERE = "#f2f2f2"  # on a map, where there is nothing to say
 
 MEANINGS = {
     "pending": "not run yet",
     "converged": "met the target or the minimum",
-    "trapped": "stands still above the minimum: a local minimum, a saddle, a plateau",
+    "trapped": "stands still above the minimum",
     "oscillating": "crosses the valley and gets no lower",
     "descending": "still on its way when the epochs ended",
     "diverged": "ran away",

@@ -8,14 +8,15 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from jaxgd.outcome import OUTCOMES
+from jaxgd.outcome import CONVERGED, OUTCOMES
 from jaxgd.show.style import COLOURS, MEANINGS
-from jaxgd.table import best, edges, epochs_missing
+from jaxgd.table import REPLICATES, best, edges, epochs_missing
 
 if TYPE_CHECKING:
     import xarray
 
 _MOST_LINES = 201  # of epochs; longer descents show every so many
+_MOST_NAMES = 8  # of optimizers, say, that are listed; the best of them
 
 
 def epoch_lines(paths: "xarray.Dataset") -> Iterator[str]:
@@ -29,10 +30,35 @@ def epoch_lines(paths: "xarray.Dataset") -> Iterator[str]:
 
 
 def closing(table: "xarray.Dataset", select: str) -> Group:
-    """How many lanes met which end, the best setting, and where convergence ends along each axis."""
-    parts: list[Any] = [_outcomes(table), Text()]
-    parts += [Text.from_markup(line) for line in [_best_line(table, select), *_edge_lines(table), *_missing_line(table)]]
-    return Group(*parts)
+    """How many lanes met which end, the best setting, where convergence ends along each axis, what is missing."""
+    rows = by_name(table)
+    lines = Table.grid(padding=(0, 2, 0, 0))
+    for column in range(3 if len(rows) > 1 else 2):
+        lines.add_column(no_wrap=column == 0, overflow="fold")
+    for label, entries in (
+        ("lowest" if _varies_start(table) else "best", _bests(rows, select)),
+        ("edge", _edges(rows)),
+        ("missing", _missing(rows)),
+    ):
+        for i, (name, text) in enumerate(entries):
+            cells = [Text(name), Text(text)] if len(rows) > 1 else [Text(text)]
+            lines.add_row(Text("" if i else f"{label:7s}", "bold"), *cells)
+    return Group(_outcomes(table), Text(), lines)
+
+
+def by_name(table: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
+    """One table for each point of the dimensions that hold names (optimizers, say), or the whole as one, unnamed."""
+    named = [d for d in table["outcome"].dims if table[d].dtype.kind not in "iuf"]
+    found = {}
+    for index in np.ndindex(*(table.sizes[d] for d in named)):
+        part = table.isel(dict(zip(named, index, strict=True)))
+        found[", ".join(str(part[d].values) for d in named)] = part.drop_vars(named)
+    return found
+
+
+def is_axis(table: "xarray.Dataset", dimension: str) -> bool:
+    """Whether a dimension is a scale along which something varies: numbers, more than one, no replicates."""
+    return dimension not in REPLICATES and table[dimension].dtype.kind in "iuf" and table.sizes[dimension] > 1
 
 
 def setting(lane: "xarray.Dataset") -> str:
@@ -41,7 +67,7 @@ def setting(lane: "xarray.Dataset") -> str:
     for name in lane.coords:
         value = lane[name].values
         if value.ndim == 0 and not (isinstance(value.item(), float) and np.isnan(value.item())):
-            said.append(f"{name} = {value.item() if value.dtype.kind not in 'f' else f'{value.item():.6g}'}")
+            said.append(f"{name} = {value.item() if value.dtype.kind != 'f' else f'{value.item():.6g}'}")
     return ", ".join(said) or "the only one"
 
 
@@ -67,8 +93,12 @@ def vector(values: np.ndarray) -> str:
     return "[" + ", ".join(few) + (", …]" if values.size > 4 else "]")
 
 
+def thousands(count: Any) -> str:
+    return f"{int(count):,}".replace(",", " ")
+
+
 def _short(name: Any) -> str:
-    return str(name).removeprefix("params.").replace("params", "x")
+    return "x" if name == "params" else str(name).removeprefix("params.")
 
 
 def _evenly(count: int, most: int) -> np.ndarray:
@@ -78,46 +108,91 @@ def _evenly(count: int, most: int) -> np.ndarray:
 def _outcomes(table: "xarray.Dataset") -> Table:
     counts = np.bincount(table["outcome"].values.ravel(), minlength=len(OUTCOMES))
     shown = Table("outcome", "lanes", "share", "", box=None, header_style="bold", pad_edge=False)
+    shown.columns[1].justify = shown.columns[2].justify = "right"
     for name, count in zip(OUTCOMES, counts, strict=True):
         if count:
             share = f"{100 * count / counts.sum():.1f} %"
-            shown.add_row(Text(name, COLOURS[name]), f"{count:,}".replace(",", " "), share, Text(MEANINGS[name], "dim"))
-    shown.columns[1].justify = shown.columns[2].justify = "right"
+            shown.add_row(Text(name, COLOURS[name]), thousands(count), share, Text(MEANINGS[name], "dim"))
     return shown
 
 
-def _best_line(table: "xarray.Dataset", select: str) -> str:
-    try:
-        lane = best(table, select)
-    except ValueError as error:
-        return f"[bold]best[/]     none: {str(error).removeprefix('there is no best setting: ')}"
+def _varies_start(table: "xarray.Dataset") -> bool:
+    """Whether lanes start from different costs: then the lowest end need not be the better setting."""
+    costs = table["start_cost"].isel({d: 0 for d in table["outcome"].dims if d in REPLICATES}).values
+    costs = costs[np.isfinite(costs)]
+    return bool(costs.size and costs.min() < costs.max())
+
+
+def _bests(rows: dict[str, "xarray.Dataset"], select: str) -> list[tuple[str, str]]:
+    """The best setting of each name, the best name first."""
+    found = []
+    for name, table in rows.items():
+        try:
+            lane = best(table, select)
+        except ValueError as error:
+            found.append((np.inf, name, f"none: {str(error).removeprefix('there is no best setting: ')}"))
+        else:
+            found.append((float(lane[select].median()), name, _best_text(lane)))
+    found.sort(key=lambda row: row[0])
+    listed = [(name, text) for _, name, text in found[:_MOST_NAMES]]
+    return listed + ([(f"… and {len(found) - _MOST_NAMES} more", "")] if len(found) > _MOST_NAMES else [])
+
+
+def _best_text(lane: "xarray.Dataset") -> str:
     replicates = lane["outcome"].dims
-    cost = float(lane["final_cost"].median()) if replicates else float(lane["final_cost"])
-    median = "median " if replicates else ""
-    line = f"[bold]best[/]     {setting(lane)}:  {median}final cost {cost:.6g}"
-    if not replicates:
-        line += f" after {int(lane['epochs'])} epochs, lowest from epoch {int(lane['best_epoch'])} on"
-    return line
+    cost = f"final cost {float(lane['final_cost'].median()):.6g}"
+    if replicates:
+        cost = f"median {cost} of {lane['outcome'].size} {'s and '.join(map(str, replicates))}s"
+    else:
+        cost += f", lowest in epoch {int(lane['best_epoch'])} of {int(lane['epochs'])}"
+    said = setting(lane)
+    return cost if said == "the only one" else f"{said}\n{cost}"
 
 
-def _edge_lines(table: "xarray.Dataset") -> Iterator[str]:
-    for along in table["outcome"].dims:
-        if along in ("seed", "trial") or table[along].dtype.kind not in "iuf" or table.sizes[along] < 2:
-            continue
-        edge = edges(table, along)
-        others = f", over all {' and '.join(map(str, edge.dims))}" if edge.dims else ""
-        low, high, unstable = float(edge["low"].min()), float(edge["high"].max()), edge["unstable"]
-        said = f"converges between {low:.6g} and {high:.6g}" if np.isfinite(low) else "converges nowhere"
-        if np.isfinite(unstable).any():
-            first, last = float(unstable.min()), float(unstable.max())
-            said += f", diverges for good from {first:.6g}" + (f" to {last:.6g}" if last > first else "")
-        yield f"[bold]edge[/]     {along}: {said}{others}"
+def _edges(rows: dict[str, "xarray.Dataset"]) -> list[tuple[str, str]]:
+    """Where convergence and divergence end along each numeric axis, for each name."""
+    found = []
+    for name, table in list(rows.items())[:_MOST_NAMES]:
+        axes = [str(d) for d in table["outcome"].dims if is_axis(table, str(d)) and d != "trial"]
+        width = max(map(len, axes), default=0)
+        for along in axes:
+            said = f"\n{'':{width}s}  ".join(_edge_words(table, along))
+            found.append((name, f"{along:{width}s}  {said}"))
+    return found
 
 
-def _missing_line(table: "xarray.Dataset") -> Iterator[str]:
-    missing = epochs_missing(table)
-    if np.isfinite(missing).any():
-        yield (
-            f"[bold]missing[/]  what is still descending needs about {np.nanmedian(missing):.3g} more epochs (median), "
-            f"at the pace of its last {int(table['window'].max())}"
-        )
+def _edge_words(table: "xarray.Dataset", along: str) -> list[str]:
+    table = table.sortby(along)
+    edge, values = edges(table, along), table[along].values
+    converged = table["outcome"] == CONVERGED
+    somewhere = converged.any(edge.dims).values
+    if not somewhere.any():
+        said = ["converges nowhere"]
+    elif bool(converged.all()):
+        said = ["converges at every value"]
+    else:
+        first, last = np.flatnonzero(somewhere)[[0, -1]]
+        said = [f"converges {'somewhere ' if edge.dims else ''}at {_span(values[first], values[last])}"]
+        said += [] if edge.dims or somewhere[first : last + 1].all() else ["with gaps"]
+    unstable = edge["unstable"].values
+    if np.isfinite(unstable).any():
+        said.append(f"diverges from {_span(np.nanmin(unstable), np.nanmax(unstable))} on")
+    return said
+
+
+def _span(low: Any, high: Any) -> str:
+    return f"{low:.6g}" + (f" … {high:.6g}" if high > low else "")
+
+
+def _missing(rows: dict[str, "xarray.Dataset"]) -> list[tuple[str, str]]:
+    """About how many epochs lanes lack that are still descending, for each name."""
+    found = []
+    for name, table in list(rows.items())[:_MOST_NAMES]:
+        missing = epochs_missing(table)
+        if np.isfinite(missing).any():
+            median = float(f"{np.nanmedian(missing):.3g}")
+            about = thousands(median) if median < 1e9 else f"{median:.3g}"
+            found.append(
+                (name, f"about {about} epochs{' (median)' if missing.size > 1 else ''} where still descending")
+            )
+    return found

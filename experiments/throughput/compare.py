@@ -1,0 +1,109 @@
+"""The same work by jaxgd and by its peers: are the results equal, and how long does each take?"""
+
+from collections.abc import Iterator, Mapping
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.throughput.peers import OURS, PEERS, Peer, able
+from experiments.throughput.worker import Ask, PeerError
+from experiments.throughput.workloads import EPS, ROUNDINGS, Workload, nudged, sampled
+
+Figures = Mapping[str, np.ndarray]  # cost, params, epochs, [lane, ...] each; a peer may lack some
+
+
+class Agreement(NamedTuple):
+    """How far a peer's results are jaxgd's.
+
+    Some descents hang on their last bit: at chaotic rates no two programs agree, nor does jaxgd with
+    itself once its start's last bit is changed. Lanes that this moves are unsettled. The results count
+    as equal if no more of the settled lanes differ than lanes are unsettled; that border is blurred too.
+    """
+
+    lanes: int
+    unsettled: int
+    differing: int  # of the settled lanes
+
+    @property
+    def equal(self) -> bool:
+        return self.differing <= self.unsettled
+
+    def __str__(self) -> str:
+        settled = self.lanes - self.unsettled
+        return f"{'yes' if self.equal else 'NO'}: {settled - self.differing} of {settled}, {self.unsettled} unsettled"
+
+
+class Row(NamedTuple):
+    """One peer on one workload. Seconds are of all lanes, scaled where only a sample was run."""
+
+    workload: str
+    peer: str
+    lanes: int  # that it ran
+    compiling: float  # what the first call took longer than later ones
+    programs: tuple[int, int]  # compiled in the first call, and in all later ones
+    seconds: tuple[float, ...]  # one per round
+    ratios: tuple[float, ...]  # to jaxgd in the same round
+    agreement: Agreement
+
+
+def compared(name: str, workload: Workload, asks: Mapping[str, Ask], repeats: int) -> tuple[list[Row], dict[str, str]]:
+    """A row for every peer that can do the work here, interleaved in `repeats` rounds; and what failed, why."""
+    peers = {p: peer for p, peer in PEERS.items() if peer.environment in asks and able(peer, workload)}
+    firsts, failed = {}, {}
+    for p, peer in peers.items():
+        try:
+            firsts[p] = asks[peer.environment]("timing:first", peer.prepare, workload, _lanes(peer, workload))
+        except PeerError as error:
+            failed[p] = str(error)
+    if OURS in failed:
+        raise PeerError(failed[OURS])
+    moved = asks["jaxgd"]("timing:figures", PEERS[OURS].prepare, nudged(workload), workload.lanes)
+    rounds = [
+        {p: asks[peers[p].environment]("timing:again", peers[p].prepare) for p in firsts} for _ in range(repeats + 1)
+    ]
+    timed = rounds[1:]  # some libraries compile once more in their second call
+    rows = []
+    for p, first in firsts.items():
+        here = sampled(workload.lanes, _lanes(peers[p], workload))
+        ours, ours_moved = ({f: values[here] for f, values in all.items()} for all in (firsts[OURS]["figures"], moved))
+        theirs = first["figures"]
+        scale = workload.lanes / len(theirs["cost"])
+        seconds = [scale * each[p]["seconds"] for each in timed]
+        rows.append(
+            Row(
+                workload=name,
+                peer=p,
+                lanes=len(theirs["cost"]),
+                compiling=max(0.0, first["seconds"] - median(seconds) / scale),
+                programs=(first["programs"], sum(each[p]["programs"] for each in rounds)),
+                seconds=tuple(seconds),
+                ratios=tuple(s / each[OURS]["seconds"] for s, each in zip(seconds, timed, strict=True)),
+                agreement=agreement(ours, ours_moved, theirs, workload.epochs),
+            )
+        )
+    return rows, failed
+
+
+def agreement(ours: Figures, moved: Figures, theirs: Figures, epochs: int) -> Agreement:
+    """`theirs` against `ours`, where `ours` and what a changed last bit made of it, `moved`, agree."""
+    settled = np.all(list(_close(ours, moved, theirs.keys(), epochs)), axis=0)
+    same = np.all(list(_close(ours, theirs, theirs.keys(), epochs)), axis=0)
+    return Agreement(len(settled), int(np.sum(~settled)), int(np.sum(settled & ~same)))
+
+
+def _close(a: Figures, b: Figures, figures, epochs: int) -> Iterator[np.ndarray]:
+    """Per figure, which lanes are equal to rounding. Of lanes that diverged, only that they did."""
+    tolerance = ROUNDINGS * epochs * EPS  # roundings of all updates, added up, of numbers of the values' own size
+    alive = np.isfinite(a["cost"]), np.isfinite(b["cost"])
+    yield alive[0] == alive[1]
+    for figure in figures:
+        one, two = (np.asarray(each[figure], np.float64).reshape(len(each["cost"]), -1) for each in (a, b))
+        with np.errstate(invalid="ignore"):
+            off = np.abs(one - two) - (figure == "epochs")  # one more epoch is the next cost that rounds to the target
+        near = np.all(off <= tolerance * np.maximum(1, np.abs(one)), axis=1)
+        yield near | ~(alive[0] & alive[1])
+
+
+def _lanes(peer: Peer, workload: Workload) -> int:
+    return min(peer.most, workload.lanes)

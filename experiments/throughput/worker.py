@@ -1,0 +1,82 @@
+"""One process per environment: the parent names a function and its arguments, the worker calls it and answers.
+
+python -m experiments.throughput.worker     # reads pickled requests, writes pickled answers
+"""
+
+import importlib
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+Ask = Callable[..., Any]
+
+
+class PeerError(Exception):
+    """What went wrong in a worker, as its last line said it."""
+
+
+@contextmanager
+def worker(python: str) -> Iterator[Ask]:
+    """A process of the given interpreter, as a function: ask("module:function", *arguments) → its answer."""
+    process = subprocess.Popen(
+        [python, "-m", "experiments.throughput.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
+    )
+
+    def ask(function: str, *arguments: Any) -> Any:
+        try:
+            pickle.dump((function, arguments), process.stdin)
+            process.stdin.flush()
+            good, answer = pickle.load(process.stdout)
+        except (BrokenPipeError, EOFError) as error:
+            raise PeerError(f"{python} ended with code {process.wait()}") from error
+        if not good:
+            raise PeerError(answer)
+        return answer
+
+    try:
+        yield ask
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+        process.wait()
+
+
+def environment() -> dict[str, str]:
+    """Of every child: it finds this study and jaxgd, and leaves room on a GPU for the others."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": path, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+
+def named(function: str) -> Callable:
+    """The function that a "module:function" of this study names."""
+    module, name = function.split(":")
+    return getattr(importlib.import_module(f"experiments.throughput.{module}"), name)
+
+
+def _serve() -> None:
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not end up between the answers
+    while True:
+        try:
+            function, arguments = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer = (True, named(function)(*arguments))
+        except Exception as error:
+            answer = (False, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve()

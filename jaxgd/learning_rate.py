@@ -1,0 +1,340 @@
+"""Which learning rate: the best one, how much the choice matters, and where convergence ends."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from jaxgd import plan as plans
+from jaxgd.descent import Descent
+from jaxgd.outcome import DIVERGED, OUTCOMES, PENDING
+from jaxgd.plan import Dimension, Plan, planned
+from jaxgd.sweep import in_memory
+from jaxgd.table import REPLICATES
+
+if TYPE_CHECKING:
+    import xarray
+
+_POINTS = 512  # of each of the two sweeps of `find_learning_rate`
+_FIRST = 256  # values at least in the first section of `critical_learning_rate`, where alternation shows
+
+
+class LearningRate(NamedTuple):
+    """The answer to "which learning rate?"; NaN where there is none. `print` it for the answer in words."""
+
+    best: float
+    low: float  # from low to high, every rate comes within the factor of the best
+    high: float
+    edge: float  # the largest rate above the best before the first that diverges; NaN: none does
+    below_edge: float  # edge / best
+    ties: int  # rates that do exactly as well as the best, itself included
+    by: str  # the figure that was compared
+    factor: float
+    table: "xarray.Dataset"  # of all rates tried
+
+    def __str__(self) -> str:
+        if np.isnan(self.best):
+            return f"no learning rate from {self._first:.3g} to {self._last:.3g} works: all diverged"
+        figure = self.by.replace("_", " ")
+        score = float(self.table[self.by].sel(learning_rate=self.best))
+        said = (
+            f"best learning rate {self.best:.6g} ({figure} {score:.6g}); within a factor of {self.factor:g} "
+            f"of that from {self.low:.6g} to {self.high:.6g}, a span of {self.high / self.low:.3g}"
+        )
+        if self.ties > 1:
+            said += f"; {self.ties} rates do exactly as well, and this one was there first"
+        if self.best in (self._first, self._last):
+            said += "; it is the end of the range tried: widen it"
+        if np.isnan(self.edge):
+            return f"{said}; none above it diverges, up to {self._last:.3g}"
+        return f"{said}; diverges above {self.edge:.6g}, {self.below_edge:.3g} times the best"
+
+    @property
+    def _first(self) -> float:
+        return float(self.table["learning_rate"][0])
+
+    @property
+    def _last(self) -> float:
+        return float(self.table["learning_rate"][-1])
+
+
+def find_learning_rate(
+    cost: Callable[[Any], Float[Array, ""]],
+    params: PyTree,
+    optimizer: Callable[[Any], optax.GradientTransformation],
+    *,
+    epochs: int,
+    low: float = 1e-12,
+    high: float = 1e6,
+    target: float | None = None,
+    minimum: float | None = None,
+    factor: float = 2.0,
+) -> LearningRate:
+    """The learning rate that brings the cost lowest within `epochs`, or soonest down to a target.
+
+    Two sweeps of 512 rates: a coarse one from `low` to `high`, in equal ratios; then a fine one
+    over the rates that come within `factor` of the best, closely around it, and over the gap in which
+    divergence begins.
+
+    Args:
+      cost, params: as in `Descent`.
+      optimizer: learning rate → optax transformation, as `optax.sgd`, or
+        `lambda rate: optax.adam(rate, b1=0.95)`.
+      epochs: updates per rate. What is best for few epochs need not be so for many.
+      low, high: the range of rates.
+      target: a cost; given it, and if any rate gets there, the best is the one that takes the fewest epochs.
+      minimum: the lowest cost, if known.
+      factor: how close to the best is good enough, as in `best_rates`.
+
+    Returns:
+      A `LearningRate`: `best`, `low`, `high`, `edge`, `below_edge`, `ties` and the whole `table`.
+
+    Raises:
+      ValueError, TypeError: a range that is none, an optimizer that already has its rate, or what
+        `sweep` refuses.
+    """
+    import xarray
+
+    _check_range(low, high, positive=True)
+    if isinstance(optimizer, optax.GradientTransformation) or not callable(optimizer):
+        raise TypeError("optimizer must be a function of the learning rate: optax.sgd, not optax.sgd(0.01)")
+
+    def lane(learning_rate):
+        return Descent(cost, params, optimizer(learning_rate))
+
+    rates = np.geomspace(low, high, _POINTS)
+    plan = planned(lane, {"learning_rate": rates}, epochs=epochs, target=target, minimum=minimum)
+    coarse = in_memory(plan)
+    by = "target_epoch" if np.isfinite(coarse["target_epoch"]).any() else "final_cost"
+    finer = _finer(best_rates(coarse, by=by, factor=factor), rates)
+    tables = [coarse, in_memory(_over(plan, finer))] if finer.size else [coarse]
+    table = xarray.concat(tables, "learning_rate", data_vars="all", combine_attrs="override")
+    table = table.drop_duplicates("learning_rate").sortby("learning_rate")
+    answer = best_rates(table, by=by, factor=factor)
+    figures = {name: float(answer[name]) for name in ("best", "low", "high", "edge", "below_edge")}
+    return LearningRate(**figures, ties=int(answer["ties"]), by=by, factor=factor, table=table)
+
+
+def best_rates(
+    table: "xarray.Dataset", along: str = "learning_rate", *, by: str = "final_cost", factor: float = 2.0
+) -> "xarray.Dataset":
+    """The best rate of a sweep, how much the choice matters, and how far below the edge the best lies.
+
+    For each point of the other dimensions, an optimizer or a start; seeds are replicates, of which
+    the median counts, diverged being worst. Of rates that do equally well, the best is the one whose
+    lowest cost came first, then the smallest.
+
+    Args:
+      table: the result of a sweep over a learning rate, or over anything else with an order.
+      along: its name: a dimension, or a coordinate along one (as `learning_rate` along `trial`).
+      by: `final_cost`, `best_cost` or `target_epoch`, the lower the better.
+      factor: a rate is within it if its cost exceeds the best cost by no more than (factor − 1) times
+        what the best lies above the known minimum (above 0, if none is known), or by rounding; or
+        if it took no more than factor times the epochs.
+
+    Returns:
+      A Dataset over the other dimensions: `best` and its `score`; `low` and `high`, between which
+      every rate tried comes within the factor; `ties`, how many rates share the best score; `edge`,
+      the largest rate above the best before the first at which any seed diverged, and `unstable`,
+      that one; `below_edge`, edge / best; `changes`, how often neighbours differ in whether they
+      diverged. NaN where there is no such rate: where all diverged, or nothing above the best did.
+
+    Raises:
+      ValueError: no such dimension or figure, a dimension of names, or a factor below 1.
+    """
+    import xarray
+
+    dimension = _dimension(table, along)
+    if not factor >= 1:
+        raise ValueError(f"factor = {factor!r}: must be 1 or more")
+    if by not in _SCORES:
+        raise ValueError(f"by = {by!r}: must be one of {', '.join(_SCORES)}")
+    replicates = [name for name in REPLICATES if name in table["outcome"].dims and name != dimension]
+    diverged, ran = table["outcome"] == DIVERGED, table["outcome"] != PENDING
+    score = table[by].astype(float).where(np.isfinite(table[by]) & ~diverged, np.inf)
+    figures = {
+        "rates": table[along].astype(float).broadcast_like(ran.isel(dict.fromkeys(replicates, 0), drop=True)),
+        "score": score.median(replicates),
+        "haste": table["best_epoch"].astype(float).median(replicates),
+        "diverged": diverged.any(replicates),
+        "ran": ran.all(replicates),
+    }
+    others = [name for name in figures["score"].dims if name != dimension]
+    figures = {name: values.transpose(*others, dimension).values for name, values in figures.items()}
+    allowed = _allowance(table, by, factor)
+    shape = figures["score"].shape[:-1]
+    answers = {name: np.full(shape, np.nan) for name in _ANSWERS}
+    for point in np.ndindex(shape):
+        here = {name: values[point] for name, values in figures.items()}
+        for name, value in _answer(here, allowed).items():
+            answers[name][point] = value
+    coordinates = {name: c for name, c in table.coords.items() if set(c.dims) <= set(others)}
+    return xarray.Dataset({name: (others, values) for name, values in answers.items()}, coordinates)
+
+
+_SCORES = ("final_cost", "best_cost", "target_epoch")
+_ANSWERS = ("best", "score", "low", "high", "ties", "edge", "unstable", "below_edge", "changes")
+
+
+class CriticalRate(NamedTuple):
+    """Where convergence ends. `print` it for the answer in words."""
+
+    value: float  # the last stable one before the edge; NaN if there is no edge, or not one alone
+    low: float  # outcomes change between low and high only, as far as they were looked at
+    high: float
+    single: bool  # whether low and high hold one edge, known as closely as the dtype and rounding allow
+    changes: int  # between neighbours of the last section
+    unstable: tuple[str, ...]  # the outcomes that count as unstable
+
+    def __str__(self) -> str:
+        ends = " or ".join(self.unstable)
+        if self.single:
+            return f"{self.value!r}: from there on the outcome is {ends} (known between {self.low!r} and {self.high!r})"
+        if self.changes:
+            return (
+                f"no one critical value: the outcome alternates {self.changes} times between {self.low:.6g} and "
+                f"{self.high:.6g} as far as was looked, so the boundary may be a fractal"
+            )
+        return f"no critical value between {self.low:.6g} and {self.high:.6g}: either all are {ends}, or none is; widen the range"
+
+
+def critical_learning_rate(
+    lane: Callable[..., Descent],
+    low: float,
+    high: float,
+    *,
+    epochs: int,
+    unstable: str | Sequence[str] = "diverged",
+) -> CriticalRate:
+    """The value between `low` and `high` at which a descent stops being stable.
+
+    Section by section: a block of values side by side, then the gap between the two neighbours that
+    differ, until they are neighbours among the numbers of the dtype. Every section runs in the same
+    compiled program. Where outcomes change more than once in a section, there is no one edge, and
+    none is returned; unless that happens in a gap narrower than √eps, where rounding alone decides.
+
+    With few epochs a slow divergence hides behind directions that still converge, so that the
+    measured edge lies above the true one; it comes down to it as the epochs grow.
+
+    Args:
+      lane: one descent as a function of the value; further arguments need defaults.
+      low, high: one of them stable, the other not.
+      epochs: updates per descent.
+      unstable: the outcomes that end stability. Optimizers whose steps do not grow with the
+        gradient, such as Adam, rarely diverge: for them, ("diverged", "oscillating").
+
+    Returns:
+      A `CriticalRate`.
+
+    Raises:
+      ValueError, TypeError: a range that is none, an unknown outcome, a lane without the one
+        argument that varies, or what `sweep` refuses.
+    """
+    _check_range(low, high, positive=False)
+    ends = (unstable,) if isinstance(unstable, str) else tuple(unstable)
+    if unknown := [name for name in ends if name not in OUTCOMES]:
+        raise ValueError(f"unstable = {unknown[0]!r}: must be among {', '.join(OUTCOMES[1:])}")
+    name = _the_argument(lane)
+    real = np.float64 if jax.config.jax_enable_x64 else np.float32
+    plan = planned(lane, {name: np.asarray([low, high], real)}, epochs=epochs)
+    codes = [OUTCOMES.index(one) for one in ends]
+
+    def section(low, high, count):
+        """Values from low to high, those after which the outcome changes, and whether the first is stable."""
+        space = np.geomspace if 0 < 2 * low < high else np.linspace  # the latter misses no number in a narrow gap
+        values = np.unique(np.clip(space(low, high, count + 2, dtype=np.float64).astype(real), low, high))
+        is_stable = ~np.isin(in_memory(_over(plan, values, name))["outcome"].values, codes)
+        return values, np.flatnonzero(np.diff(is_stable)), is_stable[0]
+
+    low, high = real(low), real(high)
+    count = max(_FIRST, plan.block)
+    while True:
+        values, changes, first_is_stable = section(low, high, count)
+        if not changes.size:
+            return CriticalRate(np.nan, float(low), float(high), False, 0, ends)
+        coarse = high - low > np.sqrt(np.finfo(real).eps) * max(abs(low), abs(high))
+        low, high = values[changes[0]], values[changes[-1] + 1]
+        one = changes.size == 1
+        if not one or np.nextafter(low, high) >= high:
+            value = float(low if first_is_stable else high)
+            single = one or not coarse
+            return CriticalRate(value if single else np.nan, float(low), float(high), single, len(changes), ends)
+        count = plan.block
+
+
+def _over(plan: Plan, values: np.ndarray, name: str = "learning_rate") -> Plan:
+    """The same program over other values of its one axis."""
+    return dataclasses.replace(plan, dimensions=(Dimension({name: values}, len(values)),))
+
+
+def _the_argument(lane: Callable[..., Descent]) -> str:
+    every = plans.parameters(lane)
+    needed = [name for name, p in every.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    if len(needed) != 1:
+        raise ValueError(
+            f"the lane must take one argument, the value that varies, and have defaults for all others; "
+            f"{', '.join(needed) or 'none'} {'have' if len(needed) > 1 else 'has'} no default"
+        )
+    return needed[0]
+
+
+def _check_range(low: float, high: float, *, positive: bool) -> None:
+    if not (np.isfinite(low) and np.isfinite(high) and low < high and (low > 0 or not positive)):
+        above = "above 0, " if positive else ""
+        raise ValueError(f"low = {low!r}, high = {high!r}: must be finite, {above}and low below high")
+
+
+def _finer(answer: "xarray.Dataset", rates: np.ndarray) -> np.ndarray:
+    """Rates where more are worth trying than a coarse grid has: all that come within the factor, those
+    around the best, and the gap in which divergence begins; none if all diverged."""
+    if np.isnan(answer["best"]):
+        return np.empty(0)
+    low, best, high = (int(np.searchsorted(rates, float(answer[name]))) for name in ("low", "best", "high"))
+    spans = [(max(0, first - 1), min(len(rates) - 1, last + 1)) for first, last in ((low, high), (best, best))]
+    if not np.isnan(answer["edge"]):
+        spans.append(tuple(np.searchsorted(rates, [float(answer["edge"]), float(answer["unstable"])])))
+    return np.unique(np.concatenate([np.geomspace(rates[i], rates[j], _POINTS // len(spans)) for i, j in spans]))
+
+
+def _dimension(table: "xarray.Dataset", along: str) -> str:
+    """The dimension along which `along` varies, optimizers and replicates apart."""
+    if along not in table.coords:
+        raise ValueError(f"no axis {along!r}: the table has {', '.join(map(str, table['outcome'].dims))}")
+    if table[along].dtype.kind not in "iuf":
+        raise ValueError(f"axis {along!r} holds names, which have no order")
+    return along if along in table.dims else str(table[along].dims[-1])
+
+
+def _allowance(table: "xarray.Dataset", by: str, factor: float) -> Callable[[float], float]:
+    """The worst score that is within the factor of the best."""
+    if by == "target_epoch":
+        return lambda best: factor * best
+    ground = table.attrs.get("minimum", 0.0)
+    eps = float(np.finfo(table[by].dtype).eps)
+    return lambda best: best + max((factor - 1) * abs(best - ground), 8 * eps * max(1.0, abs(best)))
+
+
+def _answer(figures: dict[str, np.ndarray], allowed: Callable[[float], float]) -> dict[str, float]:
+    """What `best_rates` says of one row of rates."""
+    there = figures["ran"] & ~np.isnan(figures["rates"])
+    order = np.flatnonzero(there)[np.argsort(figures["rates"][there], kind="stable")]
+    rates, score, haste, diverged = (figures[name][order] for name in ("rates", "score", "haste", "diverged"))
+    if not there.any():
+        return {}
+    answer = {"changes": float(np.count_nonzero(np.diff(diverged))), "ties": 0.0}
+    if not np.isfinite(score).any():
+        return answer
+    tied = score == score.min()
+    best = int(np.argmin(np.where(tied, haste, np.inf)))
+    beyond = np.flatnonzero(~(score <= allowed(score[best])))
+    first, last = beyond[beyond < best].max(initial=-1) + 1, beyond[beyond > best].min(initial=len(rates)) - 1
+    answer |= {"best": rates[best], "score": score[best], "low": rates[first], "high": rates[last], "ties": tied.sum()}
+    above = np.flatnonzero(diverged[best:])
+    if above.size and above[0] > 0:
+        edge = rates[best + above[0] - 1]
+        answer |= {"edge": edge, "unstable": rates[best + above[0]], "below_edge": edge / rates[best]}
+    return answer

@@ -1,0 +1,257 @@
+"""Programs: a lane with nothing hidden in closures, and what is compiled of it, known by its text."""
+
+import functools
+import hashlib
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core as core
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from jaxgd.descent import Descent, opened, step_of
+
+Leaves = list[Array]
+
+
+class Begun(NamedTuple):
+    """Lanes at their start, in leaves."""
+
+    common: Leaves  # what their steps close over and all have in common
+    constants: Leaves  # what they close over and each has its own
+    params: Leaves
+    state: Leaves
+    shared: Leaves  # the part of the state that all have in common, as a count of epochs
+
+
+class Explicit(NamedTuple):
+    """A lane taken apart into pure functions of leaves.
+
+    Lanes lie along the last axis of every array that is their own, so that whatever is done to one
+    element of the params is done to a row of lanes; but along the first if matrices of theirs are
+    multiplied, which is how libraries expect them.
+    """
+
+    begin: Callable[[PyTree, int], Begun]  # of the arguments [lane, ...] of so many lanes
+    step: Callable[[Leaves, Leaves, Leaves, Leaves, Leaves], tuple[Float[Array, ""], Leaves, Leaves, Leaves, Leaves]]
+    """One lane's (common, constants, params, state, shared) → cost and grads there, the next params, state, shared"""
+    params: Any  # the structure of the params
+    axis: int  # along which the lanes lie
+
+
+def explicit(lane: Callable[..., Descent], arguments: PyTree) -> Explicit:
+    """One descent as a pure function of keyword arguments, taken apart.
+
+    Args:
+      lane: the function.
+      arguments: shapes and dtypes of what varies, of one lane.
+    """
+    known: dict[str, Any] = {}  # what tracing finds out besides arrays
+
+    def begin_one(arguments):
+        cost, params, optimizer = opened(lane(**arguments))
+        state = optimizer.init(params)
+        closed, shapes = jax.make_jaxpr(step_of(cost, optimizer), return_shape=True)(params, state)
+        if jax.tree.structure(shapes[3]) != jax.tree.structure(state):
+            raise TypeError("the optimizer's update returns a state of another structure than its init")
+        known.update(step=closed.jaxpr, params=jax.tree.structure(params))
+        return closed.consts, jax.tree.leaves(params), jax.tree.leaves(state)
+
+    closed, start = jax.make_jaxpr(begin_one, return_shape=True)(arguments)
+    step = known["step"]
+    constants, params, state = (len(leaves) for leaves in start)
+    cut = functools.partial(_cut, sizes=(constants, params, state))
+    own_constants, _, own_state = cut(_lane_dependent(closed.jaxpr, [True] * len(closed.jaxpr.invars)))
+    while True:  # what a step makes the lanes' own is so from the start
+        ends = _lane_dependent(step, [*own_constants, *[True] * params, *own_state])
+        after = [a or b for a, b in zip(own_state, ends[1 + 2 * params :], strict=True)]
+        if after == own_state:
+            break
+        own_state = after
+    products = _multiplies(step, [*own_constants, *[True] * params, *own_state])
+    axis = 0 if products else -1
+
+    def begin(arguments, size):
+        own = [*own_constants, *[True] * params, *own_state]
+        many = jax.vmap(
+            lambda arguments: jax.core.eval_jaxpr(closed.jaxpr, closed.consts, *jax.tree.leaves(arguments)),
+            out_axes=[axis if mine else None for mine in own],
+            axis_size=size,
+        )
+        constants, moving, state = cut(many(arguments))
+        constants, common = _divided(constants, own_constants)
+        return Begun(common, constants, moving, *_divided(state, own_state))
+
+    def step_one(common, constants, moving, state, shared):
+        closed_over = _joined(constants, common, own_constants)
+        cost, *rest = jax.core.eval_jaxpr(step, closed_over, *moving, *_joined(state, shared, own_state))
+        grads, moved, state = _cut(rest, (params, params, len(own_state)))
+        return cost, grads, moved, *_divided(state, own_state)
+
+    return Explicit(begin, step_one, known["params"], axis)
+
+
+def _cut(leaves: Sequence[Any], sizes: tuple[int, ...]) -> list[list[Any]]:
+    rest = iter(leaves)
+    return [[next(rest) for _ in range(size)] for size in sizes]
+
+
+def _divided(leaves: Sequence[Any], own: Sequence[bool]) -> tuple[list[Any], list[Any]]:
+    """The lanes' own leaves, and those that they share."""
+    pairs = list(zip(leaves, own, strict=True))
+    return [leaf for leaf, mine in pairs if mine], [leaf for leaf, mine in pairs if not mine]
+
+
+def _joined(mine: Sequence[Any], shared: Sequence[Any], own: Sequence[bool]) -> list[Any]:
+    mine, shared = iter(mine), iter(shared)
+    return [next(mine if is_own else shared) for is_own in own]
+
+
+# --- what a jaxpr says of its variables ---
+
+
+def _lane_dependent(jaxpr: core.Jaxpr, given: Sequence[bool]) -> list[bool]:
+    """Which outputs depend on inputs that differ from lane to lane."""
+    differs = _differing(jaxpr, given)
+    return [isinstance(v, core.Var) and v in differs for v in jaxpr.outvars]
+
+
+def _differing(jaxpr: core.Jaxpr, given: Sequence[bool]) -> set[core.Var]:
+    inputs = [*jaxpr.constvars, *jaxpr.invars]
+    differs = {v for v, differs in zip(inputs[len(inputs) - len(given) :], given, strict=True) if differs}
+    for equation, marks in _touched(jaxpr, differs):
+        inner = _inlined(equation)
+        out = _lane_dependent(inner, marks) if inner else [True] * len(equation.outvars)
+        differs |= {v for v, mark in zip(equation.outvars, out, strict=True) if mark}
+    return differs
+
+
+def _multiplies(jaxpr: core.Jaxpr, given: Sequence[bool]) -> bool:
+    """Whether two arrays that both differ from lane to lane are multiplied as matrices."""
+    for equation, marks in _touched(jaxpr, _differing(jaxpr, given)):
+        inner, within = _inlined(equation), map(_primitives, core.jaxprs_in_params(equation.params))
+        if equation.primitive.name in _PRODUCTS and all(marks):
+            return True
+        if _multiplies(inner, marks) if inner else any(names & _PRODUCTS for names in within):
+            return True
+    return False
+
+
+_PRODUCTS = {"dot_general", "conv_general_dilated"}
+
+
+def _touched(jaxpr: core.Jaxpr, differs: set[core.Var]) -> Iterator[tuple[Any, list[bool]]]:
+    """The equations with an input that differs, and which of their inputs do; `differs` may grow meanwhile."""
+    for equation in jaxpr.eqns:
+        marks = [isinstance(v, core.Var) and v in differs for v in equation.invars]
+        if any(marks):
+            yield equation, marks
+
+
+def _inlined(equation: Any) -> core.Jaxpr | None:
+    """The body of an equation that does nothing but to carry it out once."""
+    if equation.primitive.name not in ("jit", "pjit"):
+        return None
+    body = equation.params["jaxpr"]
+    return getattr(body, "jaxpr", body)
+
+
+def _primitives(jaxpr: core.Jaxpr) -> set[str]:
+    """The names of all primitives in a jaxpr and in the jaxprs within it."""
+    names = {equation.primitive.name for equation in jaxpr.eqns}
+    return names.union(*map(_primitives, core.subjaxprs(jaxpr)))
+
+
+# --- compiled once ---
+
+
+class Program(NamedTuple):
+    """A compiled function, and whether it calls Python while it runs; two of those side by side deadlock."""
+
+    run: Callable[..., Any]
+    calls_back: bool
+
+
+def compiled(function: Callable[..., Any], inputs: PyTree, device: Any) -> Program:
+    """A function compiled for inputs of these shapes and dtypes; the same program is compiled once.
+
+    Programs are known by their text, not by the function that made it, and what the function closes
+    over becomes arguments: so a new function over the same data costs no compilation and no copy.
+    """
+    closed, outputs = jax.make_jaxpr(function, return_shape=True)(*inputs)
+
+    def with_constants(constants, *leaves):
+        return jax.core.eval_jaxpr(closed.jaxpr, constants, *leaves)
+
+    calls_back = any("callback" in name for name in _primitives(closed.jaxpr))
+    if calls_back:
+        warnings.warn("the cost calls back into Python, which runs one lane at a time: one worker only", stacklevel=2)
+    place = jax.sharding.SingleDeviceSharding(device)
+    jitted = jax.jit(with_constants, in_shardings=place, out_shardings=place)
+    lowered = jitted.lower(closed.consts, *jax.tree.leaves(inputs))
+    executable = _executable(lowered, device, again=calls_back)
+    constants = jax.device_put(closed.consts, device)
+    tree = jax.tree.structure(outputs)
+
+    def run(*inputs):
+        return tree.unflatten(executable(constants, *jax.device_put(jax.tree.leaves(inputs), device)))
+
+    return Program(run, calls_back)
+
+
+def compilations() -> int:
+    """How many programs this process has compiled so far."""
+    return len(_executables)
+
+
+_executables: dict[tuple[str, Any], Any] = {}
+_EMBEDDED = 1 << 24  # characters of program text, two for each byte of a constant in it
+_OPTIONS = {  # XLA's own, for this program alone; not its region analysis of copies, which miscompiles with JAX 0.12
+    "cpu": {"xla_cpu_prefer_vector_width": 512},
+}
+
+
+def _executable(lowered: Any, device: Any, again: bool) -> Any:
+    text = lowered.as_text()
+    if len(text) > _EMBEDDED:
+        warnings.warn(
+            "the program holds more than 8 MB of constants, from a cost that is already jitted: each new one is "
+            "compiled and copied anew; leave the jit away",
+            stacklevel=3,
+        )
+    key = (hashlib.sha256(text.encode()).hexdigest(), device)
+    if again or key not in _executables:
+        _executables[key] = lowered.compile(compiler_options=_OPTIONS.get(device.platform))
+    return _executables[key]
+
+
+def text_of(lane: Callable[..., Descent], arguments: PyTree) -> str:
+    """What a lane computes, as text: its start and one step, with a digest of every constant."""
+
+    def one(arguments):
+        descent = lane(**arguments)
+        cost, params, optimizer = opened(descent)
+        return params, step_of(cost, optimizer)(params, optimizer.init(params))
+
+    closed = jax.make_jaxpr(one)(arguments)
+    return "\n".join([re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr)), *map(digest, _constants(closed))])
+
+
+def _constants(program: core.ClosedJaxpr | core.Jaxpr) -> Iterator[Any]:
+    """Every array that a program holds, those within its jitted functions too."""
+    yield from getattr(program, "consts", ())
+    for equation in program.eqns:
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            if isinstance(inner, (core.ClosedJaxpr, core.Jaxpr)):
+                yield from _constants(inner)
+
+
+def digest(array: Any) -> str:
+    """A short name for an array's dtype, shape and bytes."""
+    if jax.dtypes.issubdtype(getattr(array, "dtype", None), jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    array = np.ascontiguousarray(array)
+    return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()[:16]}"

@@ -1,0 +1,466 @@
+"""The command: what it says, what it leaves behind, how it ends. Bad input costs one message and leaves nothing."""
+# ruff: noqa: E501, because a case is a line
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import command
+
+import jaxgd
+from jaxgd import store
+from jaxgd.names import optimizers
+from jaxgd.surfaces import SURFACES
+
+GOOD = """
+[cost]
+expression = "x**2 + 5"
+minimum = 5
+[start]
+x = 3.0
+[optimizer]
+name = "gradient_descent"
+learning_rate = 0.1
+[run]
+epochs = 3
+"""
+RACE = """
+[cost]
+surface = "rosenbrock"
+[start]
+x = [-1.2, 1.0]
+[optimizers.adam]
+learning_rate = 0.02
+[optimizers.momentum]
+learning_rate = 0.001
+[run]
+epochs = 3
+"""
+OWN_COST = GOOD.replace('expression = "x**2 + 5"', 'function = "model:cost"')
+OWN_LANE = """
+[lane]
+function = "model:lane"
+learning_rate = 0.1
+[run]
+epochs = 3
+"""
+MODULE = """
+import jax.numpy as jnp
+import numpy as np
+import jaxgd
+
+def cost(x):
+    return x**2
+
+def vector(x):
+    return jnp.array([1.0, 2.0]) * x
+
+def numpy_cost(x):
+    return np.sin(np.asarray(x))
+
+def branching(x):
+    return x if x > 0 else -x
+
+def undifferentiable(x):
+    return x.astype(int)
+
+def unlucky(x):
+    return {}["y"] + x
+
+def integer(x):
+    return jnp.int32(3)
+
+def optimizer(learning_rate):
+    return jaxgd.gradient_descent(learning_rate) if learning_rate > 0 else None
+
+def no_optimizer(learning_rate):
+    return 3.0
+
+def lane(learning_rate):
+    return jaxgd.Descent(lambda x: x**2, 3.0, jaxgd.gradient_descent(learning_rate))
+
+def no_lane(learning_rate):
+    return learning_rate
+
+not_callable = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Every test works in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def with_(text, *settings):
+    """A config's text, and the settings that make of it what is tested."""
+    return text, settings
+
+
+BAD = {
+    # the file
+    "missing file": (None, "no.toml: can't be read: No such file"),
+    "folder as config": (Path.mkdir, "bad.toml: can't be read: Is a directory"),
+    "not UTF-8": (lambda path: path.write_bytes(b"title = '\xff'"), "bad.toml: is not UTF-8 text (byte 9)"),
+    "invalid TOML": ("[cost\n", "bad.toml: is not valid TOML: "),
+    "null byte": ("title = 'a\0b'", "bad.toml: is not valid TOML: "),
+    "empty": ("", "bad.toml: table [run] is missing"),
+    # keys and tables
+    "unknown table": (GOOD + "[recrod]\nhistory = 3", "recrod: unknown key; did you mean record?"),
+    "unknown key": (GOOD.replace("epochs", "epoch"), "run.epoch: unknown key; did you mean epochs?"),
+    "key far from any": (GOOD + "zzz = 1", "run.zzz: unknown key; allowed: ceiling, epochs"),
+    "no cost": (GOOD.replace("[cost]", "[sweep]").split("[start]")[0].split("[sweep]")[0] + GOOD[GOOD.index("[start]") :],
+                "table [cost] is missing"),
+    "no start": (GOOD.replace("[start]\nx = 3.0", ""), "table [start] is missing"),
+    "no optimizer": (GOOD[: GOOD.index("[optimizer]")] + "[run]\nepochs = 3", "table [optimizer] is missing"),
+    "two kinds of optimizers": (GOOD + "[optimizers.adam]\nlearning_rate = 0.1", "[optimizer] and [optimizers]: remove one"),
+    "no epochs": (GOOD.replace("epochs = 3", ""), "run.epochs is missing"),
+    "no cost in cost": (GOOD.replace('expression = "x**2 + 5"', ""), "cost: needs one of expression, surface, function"),
+    "two costs": (GOOD.replace("minimum = 5", 'surface = "sphere"'), "it has expression and surface"),
+    "lane and cost": (GOOD + '[lane]\nfunction = "model:lane"', "[lane] takes the place of [cost]"),
+    "name and function": (with_(GOOD, "optimizer.function=model:optimizer"), "has both name and function"),
+    # types and limits
+    "text for a number": (with_(GOOD, "run.epochs='many'"), 'run.epochs = "many": must be a whole number'),
+    "fraction for a count": (with_(GOOD, "run.epochs=2.5"), "run.epochs = 2.5: must be a whole number"),
+    "true for a number": (with_(GOOD, "run.target=true"), "run.target = true: must be a number"),
+    "number for a table": (with_(GOOD, "run=3"), "run = 3: must be a table"),
+    "no epochs at all": (with_(GOOD, "run.epochs=0"), "run.epochs = 0: must be greater than or equal to 1"),
+    "infinite target": (with_(GOOD, "run.target=inf"), "run.target = Infinity: must be a finite number"),
+    "tolerance of 0": (with_(GOOD, "run.tolerance=0"), "run.tolerance = 0: must be greater than 0"),
+    "negative seed": (with_(GOOD, "seed=-1"), "seed = -1: must be greater than or equal to 0"),
+    "precision": (with_(GOOD, "run.precision=float16"), "run.precision = \"float16\": must be 'float32' or 'float64'"),
+    "select": (with_(GOOD, "run.select=luckiest"), "must be 'final_cost', 'best_cost' or 'target_epoch'"),
+    "one record": (with_(GOOD, "record.history=1"), "record.history = 1: must be greater than or equal to 2"),
+    "params": (with_(GOOD, "record.params=some"), "must be 'all', 'best' or 'none'"),
+    "minima of another size": (with_(GOOD, "cost.minima=[[1.0, 2.0]]"), "cost.minima: [1.0, 2.0] must have 1 numbers"),
+    # --set
+    "setting without =": (with_(GOOD, "run.epochs"), "--set run.epochs: must be KEY=VALUE"),
+    "setting without key": (with_(GOOD, "=3"), "--set =3: must be KEY=VALUE"),
+    "setting with broken TOML": (with_(GOOD, "start.x=[1,"), "--set start.x=[1,: the value is not valid TOML"),
+    "setting through a value": (with_(GOOD, "run.epochs.x=3"), "--set run.epochs.x=3: run.epochs is not a table"),
+    "setting of no element": (with_(RACE, "start.x.7=3"), "start.x has 2 elements, and none called 7"),
+    "two settings in one": (with_(GOOD, "run.epochs=3\nrun.target=2"), "must be one value"),
+    # names
+    "surface": (with_(RACE, "cost.surface=rosenbrok"), "there is no such surface; did you mean rosenbrock?"),
+    "optimizer": (with_(GOOD, "optimizer.name=gradient_decent"), "there is no such optimizer; did you mean gradient_descent?"),
+    "optimizer by table": (RACE.replace("optimizers.adam", "optimizers.adm"), "no such optimizer; did you mean adam?"),
+    "optimizer of optimizers": (with_(GOOD, "optimizer.name=schedule_free"), "takes another optimizer or a function as its base_optimizer"),
+    "hyperparameter": (with_(GOOD, "optimizer.learning_rat=1"), "has no hyperparameter learning_rat; did you mean learning_rate?"),
+    "hyperparameter missing": (GOOD.replace("learning_rate = 0.1", ""), "optimizer.learning_rate is missing"),
+    "hyperparameter of text": (with_(GOOD, "optimizer.learning_rate='fast'"), 'optimizer.learning_rate = "fast": must be a finite number'),
+    "hyperparameter of functions": (with_(GOOD, "optimizer.name=adamw", "optimizer.mask=true"), "optimizer.mask: TOML can't say this one"),
+    "flag of numbers": (with_(GOOD, "optimizer.name=adam", "optimizer.nesterov=1"), "optimizer.nesterov = 1: must be true or false"),
+    "table as rate": (with_(GOOD, "optimizer.learning_rate={a=1}"), "must be a finite number"),
+    "constant of a surface": (with_(RACE, "cost.constants.c=1"), "rosenbrock has no such constant"),
+    "start of a surface": (with_(RACE, "start.y=1"), "rosenbrock starts from x alone"),
+    # expressions
+    "empty expression": (with_(GOOD, "cost.expression=''"), "cost.expression: is empty"),
+    "no expression": (with_(GOOD, "cost.expression='x +'"), "cost.expression: column "),
+    "forbidden": (with_(GOOD, "cost.expression='__import__(\"os\")'"), "column 1, '__import__(\"os\")': no such function"),
+    "variable without value": (with_(GOOD, "cost.expression='x + y'"), "y has no value: give it a start"),
+    "start without variable": (with_(GOOD, "start.y=1"), "start.y: the expression has no y"),
+    "constant e": (with_(GOOD, "cost.constants.e=1"), "cost.constants.e: in an expression, e is the constant 2.71828; call it otherwise"),
+    "variable called sum": (with_(GOOD, "start.sum=1"), "start.sum: in an expression, sum is a function"),
+    "variable called lambda": (with_(GOOD, "start.lambda=1"), "in an expression, lambda is a word of Python's"),
+    "name with a dash": (with_(GOOD, "start.x-1=1"), "'x-1' can't be a name"),
+    "variable and constant": (with_(GOOD, "cost.constants.x=1"), "x is in [start] and in [cost.constants]"),
+    "element of a number": (with_(GOOD, "cost.expression='x[0]'"), "x[0]: this is a single number"),
+    "element too far": (with_(GOOD, "cost.expression='sum(x) + x[3]'", "start.x=[1, 2]"), "x[3]: there are 2 elements"),
+    "vector cost": (with_(GOOD, "start.x=[1, 2]"), "cost returns an array of shape (2,)"),
+    "vectors that don't fit": (with_(GOOD, "cost.expression='sum(x * y)'", "start.x=[1, 2]", "start.y=[1, 2, 3]"), "bad.toml: "),
+    # starts
+    "start of another shape": (with_(RACE, "start.x=1"), "start.x: rosenbrock needs a list of 2 or more numbers; x has shape ()"),
+    "start too long": (with_(RACE, "cost.surface=himmelblau", "start.x=[1, 2, 3]"), "needs a list of 2 numbers; x has shape (3,)"),
+    "ragged start": (with_(GOOD, "start.x=[[1], [1, 2]]"), "start.x = [[1], [1, 2]]: must be a finite number, or a list"),
+    "start of text": (with_(GOOD, "start.x='left'"), 'start.x = "left": must be a finite number'),
+    "start of flags": (with_(GOOD, "start.x=[1, true]"), "start.x = [1, true]: must be a finite number"),
+    "infinite start": (with_(GOOD, "start.x=inf"), "start.x = Infinity: must be a finite number"),
+    "huge start": (with_(GOOD, f"start.x={10**400}"), "must be a finite number"),
+    "empty start": (with_(GOOD, "start.x=[]"), "start.x is empty"),
+    "unknown draw": (with_(GOOD, "start.x={unifrom=[0, 1]}"), "or a draw such as { uniform = [0, 1] }"),
+    "draw upside down": (with_(GOOD, "start.x={uniform=[1, 0]}"), "low must lie below high"),
+    "draw of one": (with_(GOOD, "start.x={normal=[0]}"), "must be [mean, standard deviation]"),
+    "negative deviation": (with_(GOOD, "start.x={normal=[0, -1]}"), "the standard deviation must not be negative"),
+    "logarithm of 0": (with_(GOOD, "start.x={loguniform=[0, 1]}"), "low must be above 0"),
+    "size of a half": (with_(GOOD, "start.x={normal=[0, 1], size=0.5}"), "size = 0.5 must be a whole number"),
+    # sweeps
+    "axis that names nothing": (with_(GOOD, "sweep.optimzer.learning_rate={values=[1]}"), "optimzer.learning_rate can't be swept; did you mean optimizer?"),
+    "axis of no hyperparameter": (with_(GOOD, "sweep.optimizer.rate={values=[1]}"), "has no hyperparameter rate"),
+    "axis of no variable": (with_(GOOD, "sweep.start.y={values=[1]}"), "[start] has no y; allowed: x"),
+    "axis of no element": (with_(RACE, "sweep.start.x.5={values=[1]}"), "start.x has shape (2,), and no element 5"),
+    "axis of no constant": (with_(RACE, "sweep.cost.constants.q={values=[1]}"), "there is no constant q"),
+    "axis of no optimizer": (with_(RACE, "sweep.optimizers.adm.learning_rate={values=[1]}"), "there is no optimizer adm; did you mean adam?"),
+    "axis of names": (with_(GOOD, "sweep.optimizer.name={values=['adam']}"), "give each a table [optimizers.NAME]"),
+    "axis that can't vary": (with_(GOOD, "sweep.run.epochs={values=[1]}"), "run.epochs can't be swept"),
+    "axis without range": (with_(GOOD, "sweep.seed=3"), "sweep.seed: must be a range such as"),
+    "empty table": (with_(GOOD, "sweep.seed={}"), "sweep.seed: must be a range such as"),
+    "empty range": (with_(GOOD, "sweep.seed={values=[]}"), "sweep.seed: values is empty"),
+    "empty arange": (with_(GOOD, "sweep.seed={arange=[3, 1]}"), "arange = [3, 1] is empty"),
+    "unknown range": (with_(GOOD, "sweep.seed={linspce=[0, 1, 2]}"), "linspce is not a range; did you mean linspace?"),
+    "two ranges": (with_(GOOD, "sweep.start.x={linspace=[0, 1, 2], values=[1]}"), "it has linspace and values"),
+    "range and more": (with_(GOOD, "sweep.start.x={values=[1], nmae='a'}"), "sweep.start.x.nmae: unknown key; did you mean name?"),
+    "range of text": (with_(GOOD, "sweep.start.x={linspace='abc'}"), 'linspace = "abc" must be a list'),
+    "range of two": (with_(GOOD, "sweep.start.x={linspace=[0, 1]}"), "must be [first, last, how many"),
+    "geomspace through 0": (with_(GOOD, "sweep.start.x={geomspace=[-1, 1, 3]}"), "must both be above 0, or both below"),
+    "no values of a kind": (with_(GOOD, "sweep.start.x={values=[1, 'a']}"), "must be a finite number"),
+    "values of a shape": (with_(RACE, "sweep.start.x={values=[[1, 2], [3]]}"), "must have the shape of start.x, (2,)"),
+    "range for a vector": (with_(RACE, "sweep.start.x={linspace=[1, 2, 3]}"), "sweep start.x.0 and so on"),
+    "half a seed": (with_(GOOD, "sweep.seed={values=[0.5]}"), "seeds must be whole numbers"),
+    "text as rate": (with_(GOOD, "sweep.optimizer.learning_rate={values=['a']}"), "must be a finite number"),
+    "numbers as flag": (with_(GOOD, "optimizer.name=adam", "sweep.optimizer.nesterov={linspace=[0, 1, 2]}"), "must be true or false"),
+    "draw without num": (with_(GOOD, "sweep.start.x={uniform=[0, 1]}"), "a draw in [sweep] needs it"),
+    "name of two words": (with_(GOOD, "sweep.start.x={values=[1], name='a b'}"), "must be a word of letters, digits and _"),
+    "name of a figure": (with_(GOOD, "sweep.start.x={values=[1], name='outcome'}"), "the result has a variable named outcome"),
+    "clash": (with_(RACE, "sweep.start.x.0={values=[1]}", "sweep.cost.constants.a={values=[1], name='x_0'}"), "would both be called 'x_0'; rename one"),
+    "clash of trials": (with_(RACE, "sweep.optimizers.adam.learning_rate={values=[1]}", "sweep.optimizers.learning_rate={values=[1]}"),
+                        "would both be called 'learning_rate'"),
+    "clash with optimizer": (with_(RACE, "sweep.start.x.0={values=[1], name='optimizer'}"), "the result has a variable named optimizer"),
+    "unequal trials": (with_(RACE, "sweep.optimizers.adam.learning_rate={values=[1, 2]}"), "(adam 2, momentum 1)"),
+    "paired of one": (with_(GOOD, "sweep.paired=[['seed']]"), "sweep.paired: must be a list of lists"),
+    "paired of nothing": (with_(GOOD, "sweep.seed={values=[1]}", "sweep.paired=[['seed', 'sed']]"), '"sed" is not swept; did you mean seed?'),
+    "paired twice": (with_(GOOD, "sweep.seed={values=[1]}", "sweep.start.x={values=[1]}", "sweep.paired=[['seed', 'start.x', 'seed']]"), "seed is there twice"),
+    "paired of two lengths": (with_(GOOD, "sweep.seed={values=[1]}", "sweep.start.x={values=[1, 2]}", "sweep.paired=[['seed', 'start.x']]"),
+                              "paired axes differ in length"),
+    "paired across optimizers": (with_(RACE, "sweep.seed={values=[1]}", "sweep.optimizers.adam.b1={values=[1]}", "sweep.paired=[['seed', 'optimizers.adam.b1']]"),
+                                 "can't walk together"),
+    # functions of the user's own
+    "reference": (with_(OWN_COST, "cost.function=model"), 'must be "package.module:name"'),
+    "module": (with_(OWN_COST, "cost.function=nowhere.to.be:cost"), "no module 'nowhere'"),
+    "module that raises": (with_(OWN_COST, "cost.function=broken:cost"), "importing broken failed: ZeroDivisionError"),
+    "module that leaves": (with_(OWN_COST, "cost.function=leaving:cost"), "importing leaving failed: SystemExit"),
+    "module with an error": (with_(OWN_COST, "cost.function=unreadable:cost"), "importing unreadable failed: SyntaxError"),
+    "function": (with_(OWN_COST, "cost.function=model:cots"), "model has no function 'cots'; did you mean cost?"),
+    "no function": (with_(OWN_COST, "cost.function=model:not_callable"), "model has no function 'not_callable'"),
+    "arguments of a cost": (with_(OWN_COST, "start.y=1"), "model:cost(x) is called with the names of [start]"),
+    "vector of a function": (with_(OWN_COST, "cost.function=model:vector"), "cost returns an array of shape (2,)"),
+    "NumPy": (with_(OWN_COST, "cost.function=model:numpy_cost"), "cost cannot be traced by JAX"),
+    "Python branch": (with_(OWN_COST, "cost.function=model:branching"), "cost cannot be traced by JAX"),
+    "no gradient": (with_(OWN_COST, "cost.function=model:undifferentiable"), "cost returns int32"),
+    "error within": (with_(OWN_COST, "cost.function=model:unlucky"), "model.py, line 22: KeyError: 'y'"),
+    "optimizer that is none": (with_(GOOD[: GOOD.index("name = ")] + 'function = "model:no_optimizer"\nlearning_rate = 1\n[run]\nepochs = 3'),
+                               "optimizer is a float; it must be an optax GradientTransformation"),
+    "optimizer that branches": (with_(GOOD[: GOOD.index("name = ")] + 'function = "model:optimizer"\nlearning_rate = 1\n[run]\nepochs = 3',
+                                      "sweep.optimizer.learning_rate={values=[1, 2]}"), "sweep.optimizer.learning_rate: Python needs the value itself"),
+    "lane that is none": (with_(OWN_LANE, "lane.function=model:no_lane"), "it must return a jaxgd.Descent"),
+    "argument of a lane": (with_(OWN_LANE, "lane.rate=1"), "model:lane has no argument rate"),
+    "argument missing": (OWN_LANE.replace("learning_rate = 0.1", ""), "lane.learning_rate is missing"),
+    "axis of no argument": (with_(OWN_LANE, "sweep.lane.rate={values=[1]}"), "model:lane has no argument rate"),
+    "axis beside the lane": (with_(OWN_LANE, "sweep.start.x={values=[1]}"), "with [lane], what varies is lane.NAME or seed"),
+    "seed that nobody takes": (with_(OWN_LANE, "sweep.seed={values=[1]}"), "model:lane has no argument seed"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_message_and_leaves_nothing(case, folder):
+    what, fragment = BAD[case]
+    text, settings = what if isinstance(what, tuple) else (what, ())
+    config = folder / ("no.toml" if what is None else "bad.toml")
+    if callable(text):
+        text(config)
+    elif text is not None:
+        config.write_text(text, "utf-8")
+    (folder / "model.py").write_text(MODULE)
+    (folder / "broken.py").write_text("1 / 0")
+    (folder / "leaving.py").write_text("raise SystemExit(0)")
+    (folder / "unreadable.py").write_text("def cost(x:")
+    before = sorted(folder.iterdir())
+    answer = command("run", config.name, *(word for setting in settings for word in ("--set", setting)))
+    assert answer.code == 2, answer
+    assert fragment in answer.err
+    assert answer.err.startswith("jaxgd: ") and answer.err.count("\n") == 1 and "Traceback" not in answer.err
+    assert answer.out == ""
+    assert [path for path in sorted(folder.iterdir()) if path.name != "__pycache__"] == before
+
+
+def test_there_are_many_cases():
+    assert len(BAD) >= 40
+
+
+def write(folder, text, name="good.toml"):
+    (folder / name).write_text(text, "utf-8")
+    return name
+
+
+def folder_of(answer):
+    return Path(re.search(r"results\s+(\S+)", answer.out)[1])
+
+
+def test_run_prints_the_lesson_and_says_where_it_is(folder):
+    answer = command("run", write(folder, GOOD))
+    assert (answer.code, answer.err) == (0, "")
+    lines = answer.out.splitlines()
+    assert lines[0] == "EPOCH 0: Cost = 14.000, x = 3.000"
+    assert lines[1] == "EPOCH 1: Cost = 10.760, x = 2.400"
+    assert [line.split(":")[0] for line in lines[:4]] == [f"EPOCH {k}" for k in range(4)]
+    run = folder_of(answer)
+    assert run.parent == Path("runs") and (folder / run / "run.toml").is_file()
+    assert (folder / re.search(r"picture\s+(\S+)", answer.out)[1]).stat().st_size > 1000
+    written = (folder / run / "results.zarr" / "final_cost").stat().st_mtime_ns
+    again = command("run", "good.toml")
+    assert again.code == 0 and folder_of(again) == run
+    assert (folder / run / "results.zarr" / "final_cost").stat().st_mtime_ns == written
+
+
+def test_titles_are_printed_as_they_are(folder):
+    title = "[bold]x[/bold] and [/nothing] in [red]"
+    for name in ("good.toml", "[red]good.toml"):
+        assert title in command("run", write(folder, f'title = "{title}"\n{GOOD}', name)).out
+    assert "[red]good.toml: good" in command("check", "[red]good.toml").out
+
+
+def test_settings_reach_every_table_and_take_the_sweep_away(folder):
+    name = write(folder, GOOD + "[sweep]\noptimizer.learning_rate = { values = [0.1, 0.2] }")
+    assert "(learning_rate 2)" in command("check", name).out
+    wider = "sweep.optimizer.learning_rate={geomspace=[1e-3,1,8]}"
+    assert "(learning_rate 8)" in command("check", name, "--set", wider).out
+    assert "(learning_rate 2 × x 3)" in command("check", name, "--set", "sweep.start.x={values=[1,2,3]}").out
+    assert "(a single descent)" in command("check", name, "--set", "sweep={}").out
+    changed = command("run", name, "--set", "sweep={}", "--set", "run.epochs=1", "--set", "start.x=5", "--set", "cost.expression=x**2")
+    assert changed.out.startswith("EPOCH 0: Cost = 25.000, x = 5.000\nEPOCH 1: Cost = 16.000, x = 4.000\n\n")
+
+
+def test_check_writes_nothing(folder):
+    answer = command("check", write(folder, GOOD))
+    assert answer.code == 0 and "good.toml: good" in answer.out and "(new)" in answer.out
+    assert [path.name for path in folder.iterdir()] == ["good.toml"]
+    command("run", "good.toml")
+    assert "begun already" in command("check", "good.toml").out
+
+
+def test_divergence_is_a_result_and_no_failure(folder):
+    answer = command("run", write(folder, GOOD), "--set", "optimizer.learning_rate=100", "--set", "run.epochs=100")
+    assert answer.code == 0 and "diverged" in answer.out
+
+
+def test_best_by_folder_config_and_prefix(folder):
+    grid = GOOD + "[sweep]\noptimizer.learning_rate = { values = [0.1, 0.5, 2.0] }"
+    run = folder_of(command("run", write(folder, grid)))
+    assert command("best", "good.toml").out.startswith("learning_rate = 0.5\n")
+    assert command("best", run).out == command("best", "good.toml").out == command("best", run.name[:6]).out
+    config = tomllib.loads(command("best", "good", "--toml").out)
+    assert config["optimizer"]["learning_rate"] == 0.5 and not config.get("sweep")
+    unknown = command("best", "godo")
+    assert unknown.code == 2 and "godo is no run" in unknown.err and run.name in unknown.err
+    command("run", "good.toml", "--set", "run.epochs=5")
+    several = command("best", "good")
+    assert several.code == 2 and "good could be good-" in several.err
+    write(folder, grid + "\n[record]\nhistory = 2", "other.toml")
+    never = command("best", "other.toml")
+    assert never.code == 2 and never.err == "jaxgd: other.toml has not been run yet: jaxgd run other.toml\n"
+    assert not list(folder.glob("runs/other*"))
+
+
+def test_the_config_of_the_best_runs(folder):
+    sweep = "[sweep]\noptimizer.learning_rate = { geomspace = [0.001, 10, 5] }\nstart.x = { uniform = [1, 2], num = 3 }"
+    command("run", write(folder, GOOD + sweep))
+    best = command("best", "good")
+    write(folder, command("best", "good", "--toml").out, "best.toml")
+    alone = command("run", "best.toml")
+    assert alone.code == 0
+    final = float(re.search(r"final_cost\s+(\S+)", best.out)[1])
+    assert f"final cost {final:.6g} after" in " ".join(alone.out.split())
+
+
+def test_params_of_the_best_alone(folder):
+    grid = "\n[sweep]\noptimizer.learning_rate = { values = [0.1, 0.4, 2.0] }\nseed = { values = [0, 1] }"
+    text = GOOD.replace("x = 3.0", "x = { uniform = [1, 2], size = 3 }").replace("x**2 + 5", "sum(x**2) + 5") + grid
+    kept = {}
+    for params in ("all", "best", "none"):
+        run = folder_of(command("run", write(folder, text), "--set", f"record.params={params}"))
+        results, best = store.opened_table(run), store.opened_best(run)
+        assert ("params.x" in results) == (params == "all")
+        kept[params] = best if best is not None else results
+    alone, every = kept["best"], kept["all"].sel(learning_rate=0.4)
+    assert alone["learning_rate"].item() == 0.4 and alone["params.x"].dims == ("seed", "params.x.0")
+    np.testing.assert_array_equal(alone["params.x"], every["params.x"].transpose("seed", ...))
+    single = command("run", write(folder, GOOD), "--set", "record.params=best")
+    assert "params.x       1.536" in command("best", folder_of(single)).out
+
+
+def test_no_best_where_all_diverged(folder):
+    command("run", write(folder, GOOD), "--set", "run.ceiling=1")
+    answer = command("best", "good")
+    assert answer.code == 2 and "every lane diverged" in answer.err
+
+
+def test_lists():
+    surfaces = command("list", "surfaces")
+    assert surfaces.code == 0
+    for name, surface in SURFACES.items():
+        assert f"\n{name}, " in "\n" + surfaces.out
+        assert surface.equation in surfaces.out and surface.about in surfaces.out
+    assert "himmelblau, 2 variables" in surfaces.out and "parabola, 1 variable\n" in surfaces.out
+    listed = command("list", "optimizers").out.splitlines()
+    assert {line for line in listed if not line.startswith(" ")} == set(optimizers())
+    assert "    learning_rate, momentum = 0.9" in listed
+    assert command("list", "planets") == (2, "", "jaxgd: list planets: can list surfaces or optimizers\n")
+
+
+def test_init(folder):
+    answer = command("init", "mine")
+    assert answer == (0, "mine.toml: like lesson; now: jaxgd run mine.toml\n", "")
+    assert command("check", "mine.toml").code == 0
+    assert command("init", "my.model", "--like", "race").code == 0 and (folder / "my.model.toml").is_file()
+    there = command("init", "mine.toml")
+    assert there.code == 2 and "is there already" in there.err
+    assert command("init", "other", "--like", "rase").err == "jaxgd: --like rase: there is no such template; did you mean race?\n"
+    for bad in ("", ".toml", "no/folder/mine", "a/"):
+        assert command("init", bad).code == 2
+    assert sorted(path.name for path in folder.iterdir()) == ["mine.toml", "my.model.toml"]
+
+
+def test_help_and_version():
+    assert command("--version") == (0, f"jaxgd {jaxgd.__version__}\n", "")
+    assert command().out == command("--help").out
+    for word in ("run", "check", "list", "init", "best"):
+        answer = command(word, "--help")
+        assert answer.code == 0 and "Usage:" in answer.out and answer.err == ""
+        shown = command("--help").out
+        assert re.search(rf"^  {word} .*\w\.$", shown, re.MULTILINE), "the one line of help is cut short"
+
+
+@pytest.mark.parametrize("words", [["bogus"], ["run"], ["run", "a", "b"], ["run", "a", "--bogus"], ["best"], ["run", "a", "--set"]])
+def test_a_wrong_command_line_is_bad_input(words):
+    answer = command(*words)
+    assert answer.code == 2 and answer.err.startswith("jaxgd: ") and "Traceback" not in answer.err
+
+
+def test_a_failure_names_its_reason(folder, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jaxgd.run.carry_out", full)
+    answer = command("run", write(folder, GOOD))
+    assert answer.code == 1 and "OSError: [Errno 28] No space left on device" in answer.err and "Traceback" not in answer.err
+    monkeypatch.setenv("JAXGD_TRACEBACK", "1")
+    with pytest.raises(OSError, match="No space"):
+        command("run", "good.toml")
+
+
+def process(*words, **more):
+    environment = os.environ | {"PYTHONPATH": str(Path(jaxgd.__file__).parents[1])}
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxgd", *words], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more
+    )
+
+
+def test_interrupted_it_says_how_to_go_on(folder):
+    write(folder, GOOD + "[sweep]\noptimizer.learning_rate = { geomspace = [1e-6, 0.1, 4_000_000] }")
+    running = process("run", "good.toml", "--set", "run.epochs=1000")
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("runs/*/results.zarr/final_cost/c/*")) and running.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 130, (out, err)
+    assert "jaxgd: interrupted; what is finished is kept, and the same command goes on from there" in err
+    assert "Traceback" not in err

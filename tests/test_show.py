@@ -1,0 +1,418 @@
+"""What a user sees of a run: the lines of a descent, the closing table, the picture; of every kind, odd ones too."""
+
+import matplotlib
+import numpy as np
+import pytest
+import xarray
+from matplotlib._pylab_helpers import Gcf
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from rich.console import Console
+
+from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, OSCILLATING, OUTCOMES, PENDING, TRAPPED
+from jaxgd.show import plots, style, tables
+from jaxgd.table import COUNTS
+
+RATES = np.geomspace(1e-3, 10, 24)
+KNOWN_MINIMA = [[3.0, 2.0], [-2.8, 3.1], [-3.8, -3.3], [3.6, -1.8]]
+
+
+def a_table(axes, outcome=None, cost=None, *, minimum=0.0, minima=None, coords=(), **figures):
+    """A table over `axes`; each figure a number or a function of the axes' values."""
+    dims = list(axes)
+    grid = dict(zip(dims, np.meshgrid(*(np.arange(len(v)) for v in axes.values()), indexing="ij"), strict=True))
+    shape = tuple(len(v) for v in axes.values())
+
+    def over(value, dtype):
+        return np.broadcast_to(np.asarray(value(**grid) if callable(value) else value), shape).astype(dtype)
+
+    known = {
+        "outcome": outcome,
+        "final_cost": cost,
+        "start_cost": 100.0,
+        "best_cost": cost,
+        "best_epoch": 7.0,
+        "epochs": 50.0,
+    }
+    known |= {"window": 50.0, "progress": 1.0, "gradient_norm": 1.0, "window_gradient_norm": 2.0} | figures
+    data = {}
+    for name in FIGURES:
+        dtype = np.int8 if name == "outcome" else np.float64 if name in COUNTS else np.float32
+        data[name] = (dims, over(known.get(name, np.nan), dtype))
+    table = xarray.Dataset(data, {d: list(v) if isinstance(v[0], str) else v for d, v in axes.items()} | dict(coords))
+    table.attrs = {"epochs": 50} | ({} if minimum is None else {"minimum": minimum})
+    if minima:
+        table["minimum"].attrs["known_minima"] = minima
+    return table
+
+
+def valley(learning_rate, **others):
+    """Descending, converged, diverged, as the rate grows."""
+    return np.select([learning_rate < 8, learning_rate < 18], [DESCENDING, CONVERGED], DIVERGED)
+
+
+def depth(learning_rate, **others):
+    return np.select([learning_rate < 8, learning_rate < 18], [10.0 ** (1 - learning_rate), 1e-9], np.nan)
+
+
+def some_paths(costs, outcomes, names=None):
+    """Paths [path, epoch] of a race."""
+    costs = np.asarray(costs, np.float32)
+    coords = {"epoch": np.arange(costs.shape[1])} | ({"optimizer": ("path", names)} if names else {})
+    return xarray.Dataset(
+        {"cost": (("path", "epoch"), costs), "outcome": ("path", np.asarray(outcomes, np.int8))}, coords
+    )
+
+
+def words(table, select="final_cost"):
+    console = Console(width=80, highlight=False, file=None, color_system=None)
+    with console.capture() as caught:
+        console.print(tables.closing(table, select))
+    return [line.rstrip() for line in caught.get().splitlines()]
+
+
+# --- the closing table ---
+
+
+def test_one_axis_says_counts_best_edges_and_what_is_missing():
+    said = words(
+        a_table({"learning_rate": RATES}, valley, depth, progress=lambda learning_rate: 9 * depth(learning_rate))
+    )
+    assert said == [
+        "outcome     lanes   share",
+        "converged      10  41.7 %  met the target or the minimum",
+        "descending      8  33.3 %  still on its way when the epochs ended",
+        "diverged        6  25.0 %  ran away",
+        "",
+        f"best     learning_rate = {RATES[8]:.6g}",
+        "         final cost 1e-09, lowest in epoch 7 of 50",
+        f"edge     learning_rate  converges at {RATES[8]:.6g} … {RATES[17]:.6g}",
+        f"                        diverges from {RATES[18]:.6g} on",
+        said[-1],
+    ]
+    # a factor 10 per window of 50, from 10^(1-i) to 8 eps ≈ 10^-6.02: 50·(7.02 − i), i < 8; median i = 3.5
+    assert (
+        said[-1]
+        == f"missing  about {50 * (1 - np.log10(8 * 2.0**-23) - 3.5):.0f} epochs (median) where still descending"
+    )
+
+
+def test_each_optimizer_has_its_lines_the_best_first():
+    def shifted(optimizer, learning_rate):
+        return np.where(optimizer == 2, DIVERGED, valley(learning_rate - 2 * optimizer))
+
+    def costs(optimizer, learning_rate):
+        return np.where(optimizer == 2, np.inf, np.where(optimizer == 0, 1e-3, 1e-5) + depth(learning_rate))
+
+    said = words(
+        a_table({"optimizer": ["momentum", "adam", "wild"], "learning_rate": RATES}, shifted, costs, progress=np.nan)
+    )
+    names = [line[9:17].strip() for line in said if line[:9].strip() in ("best", "") and line[9:17].strip()]
+    assert names[:3] == ["adam", "momentum", "wild"]
+    assert any("none: every lane diverged" in line for line in said)
+    assert f"edge     momentum  learning_rate  converges at {RATES[8]:.6g} … {RATES[17]:.6g}" in said
+    assert f"         adam      learning_rate  converges at {RATES[10]:.6g} … {RATES[19]:.6g}" in said
+    assert "         wild      learning_rate  converges nowhere" in said
+
+
+def test_gaps_are_admitted():
+    gapped = words(
+        a_table(
+            {"learning_rate": RATES},
+            lambda learning_rate: np.where(learning_rate % 3 == 0, OSCILLATING, CONVERGED),
+            1.0,
+        )
+    )
+    assert any(line.strip() == "with gaps" for line in gapped)
+
+
+def test_two_axes_speak_of_somewhere_and_of_a_span():
+    def outcome(momentum, learning_rate):
+        return np.where(learning_rate > 10 + momentum, DIVERGED, np.where(momentum > 0, CONVERGED, DESCENDING))
+
+    axes = {"momentum": np.linspace(0, 0.9, 4), "learning_rate": RATES}
+    said = words(a_table(axes, outcome, 1.0, progress=np.nan))
+    assert "edge     momentum       converges somewhere at 0.3 … 0.9" in said
+    assert f"                        diverges from {RATES[11]:.6g} … {RATES[14]:.6g} on" in said
+    assert f"best     momentum = 0, learning_rate = {RATES[0]:.6g}" in said  # in the order of the axes
+
+
+def test_over_starts_it_says_lowest():
+    starts = a_table({"x": np.linspace(-1, 1, 5)}, CONVERGED, 0.0, start_cost=lambda x: (x - 2.0) ** 2)
+    said = words(starts)
+    assert "lowest   x = -1" in said and "edge     x  converges at every value" in said
+    assert not any(line.startswith("best") for line in said)
+
+
+def test_replicates_are_a_median_and_no_axis():
+    said = words(
+        a_table(
+            {"learning_rate": RATES[:3], "seed": [0, 1, 2, 3]},
+            DESCENDING,
+            lambda learning_rate, seed: 1.0 + seed,
+            progress=np.nan,
+        )
+    )
+    assert "         median final cost 2.5 of 4 seeds" in said
+    assert not any("seed " in line for line in said)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        a_table({}, DIVERGED, np.nan),
+        a_table({}, PENDING, np.nan, start_cost=np.nan, epochs=-1),
+        a_table({"learning_rate": RATES}, DIVERGED, np.inf),
+        a_table({"learning_rate": RATES}, PENDING, np.nan),
+        a_table({"learning_rate": RATES[:1]}, CONVERGED, 1.0),
+        a_table({"kernel": ["a", "b"], "flag": ["x", "y"]}, TRAPPED, 1.0),
+        a_table({f"a{i}": np.arange(2) for i in range(9)}, CONVERGED, 1.0),
+        a_table({"optimizer": [f"rule{i}" for i in range(30)]}, DESCENDING, 1.0),
+        a_table(
+            {"optimizer": ["a" * 40, "b" * 40], "learning_rate": RATES},
+            lambda optimizer, learning_rate: valley(learning_rate),
+            1.0,
+        ),
+    ],
+    ids=lambda table: f"{dict(table.sizes)}",
+)
+def test_the_closing_table_of_odd_runs_stays_within_the_page(table):
+    said = words(table)
+    assert max(map(len, said)) <= 80
+    assert any("none: " in line or "final cost" in line for line in said)
+
+
+# --- the lesson's lines ---
+
+
+def lines_of(params, costs):
+    data = {"cost": (("path", "epoch"), [costs])}
+    for name, values in params.items():
+        data[name] = (("path", "epoch", *(f"{name}.{i}" for i in range(np.ndim(values) - 1))), np.asarray([values]))
+    return list(tables.epoch_lines(xarray.Dataset(data, {"epoch": np.arange(len(costs))})))
+
+
+def test_the_lines_are_the_lesson_s():
+    assert lines_of({"params.x": [8444.218, 8275.334]}, [71304822.5, 68481154.0]) == [
+        "EPOCH 0: Cost = 71304822.500, x = 8444.218",
+        "EPOCH 1: Cost = 68481154.000, x = 8275.334",
+    ]
+
+
+def test_lines_of_many_params_are_short():
+    (line,) = lines_of({"params.x": [np.arange(1000.0)], "params.params_of_mine": [np.zeros((2, 2))]}, [1e-9])
+    assert (
+        line == "EPOCH 0: Cost = 1.000e-09, x = [0.000, 1.000, 2.000, 3.000, …], "
+        "params_of_mine = [0.000, 0.000, 0.000, 0.000]"
+    )
+    assert lines_of({"params": [2.0]}, [4.0]) == ["EPOCH 0: Cost = 4.000, x = 2.000"]
+
+
+def test_lines_end_with_the_descent_and_are_few_for_a_long_one():
+    costs = np.where(np.arange(5001) < 4001, 1.0, np.nan)
+    said = lines_of({"params.x": costs}, costs)
+    assert len(said) == 201 and said[0].startswith("EPOCH 0:") and said[-1].startswith("EPOCH 4000:")
+    assert lines_of({"params.x": [np.nan, np.nan]}, [np.nan, np.nan]) == ["EPOCH 0: Cost = nan, x = nan"]
+
+
+# --- the picture ---
+
+
+def drawn(figure, dpi=60):
+    """Draws, and checks that no text is cut off, that titles and legends cover nothing."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer, page = canvas.get_renderer(), figure.bbox
+    for text in figure.findobj(matplotlib.text.Text):
+        if text.get_visible() and text.get_text().strip():
+            box = text.get_window_extent(renderer)
+            inside = page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1 and page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1
+            ticks = any(
+                text in axis.get_ticklabels(which="both") for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)
+            )
+            assert inside or ticks, text.get_text()  # labels of ticks beyond the limits aren't drawn
+    legends = [legend for legend in figure.legends] + [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+    titles = [figure._suptitle] if figure._suptitle else []
+    plots_ = [axes.get_window_extent(renderer) for axes in figure.axes]
+    for artist in legends + titles:
+        box = artist.get_window_extent(renderer)
+        assert not any(box.shrunk(0.98, 0.9).overlaps(area) for area in plots_), artist
+    return np.asarray(canvas.buffer_rgba())
+
+
+def up_down(x, y):
+    return np.where((x + y) % 7 == 0, TRAPPED, CONVERGED)
+
+
+SWEEPS = {
+    "a learning rate": a_table({"learning_rate": RATES}, valley, depth),
+    "no known minimum": a_table(
+        {"learning_rate": RATES}, valley, lambda learning_rate: depth(learning_rate) - 3, minimum=None, start_cost=4.0
+    ),
+    "optimizers": a_table(
+        {"optimizer": ["adam", "sgd"], "learning_rate": RATES},
+        lambda optimizer, **o: valley(**o),
+        lambda optimizer, **o: depth(**o),
+    ),
+    "many optimizers": a_table(
+        {"optimizer": [f"rule{i}" for i in range(12)], "learning_rate": RATES}, lambda optimizer, **o: valley(**o), 1.0
+    ),
+    "seeds as replicates": a_table(
+        {"learning_rate": RATES, "seed": np.arange(5)}, valley, lambda seed, **o: depth(**o) * (1 + seed)
+    ),
+    "seeds alone": a_table({"seed": np.arange(5)}, CONVERGED, lambda seed: 1.0 + seed),
+    "seeds and names": a_table(
+        {"kernel": ["a", "b"], "seed": np.arange(5)}, CONVERGED, lambda seed, kernel: 1.0 + seed
+    ),
+    "trials": a_table(
+        {"optimizer": ["adam", "sgd"], "trial": np.arange(4)},
+        DESCENDING,
+        lambda trial, **o: 1.0 + trial,
+        coords={"learning_rate": (("optimizer", "trial"), [[1e-3, 1e-2, 1e-1, 1], [1, 10, np.nan, np.nan]])},
+    ),
+    "all diverged": a_table({"learning_rate": RATES}, DIVERGED, np.inf),
+    "NaN at the start": a_table({"learning_rate": RATES}, DIVERGED, np.nan, start_cost=np.nan),
+    "nothing run yet": a_table({"learning_rate": RATES}, PENDING, np.nan, start_cost=np.nan),
+    "constant cost": a_table({"learning_rate": RATES}, TRAPPED, 100.0, minimum=None),
+    "one value": a_table({"learning_rate": RATES[:1]}, CONVERGED, 1.0),
+    "unsorted values": a_table({"x": np.array([3.0, -1.0, 2.0]), "y": np.array([1.0, 1.0, 0.5])}, CONVERGED, 1.0),
+    "1 × N": a_table(
+        {"x": np.arange(1.0), "learning_rate": RATES}, lambda x, **o: valley(**o), lambda x, **o: depth(**o)
+    ),
+    "two axes": a_table(
+        {"x": np.linspace(-2, 2, 21), "y": np.linspace(0, 1, 11)},
+        up_down,
+        lambda x, y: x * 1.0 + y,
+        start_cost=lambda x, y: x + 1.0,
+    ),
+    "basins": a_table(
+        {"x_1": np.linspace(-5, 5, 20), "x_0": np.linspace(-5, 5, 30)},
+        CONVERGED,
+        1e-13,
+        minima=KNOWN_MINIMA,
+        **{"best_epoch": lambda x_1, x_0: x_1 + x_0 + 1.0},
+    ).assign(
+        minimum=lambda t: (
+            t["outcome"]
+            .astype(float)
+            .copy(data=np.indices((20, 30)).sum(0) % 5.0)
+            .where(lambda m: m < 4)
+            .assign_attrs(known_minima=KNOWN_MINIMA)
+        )
+    ),
+    "two axes, names, seeds": a_table(
+        {"rule": ["a", "b"], "learning_rate": RATES, "momentum": np.linspace(0, 0.9, 5), "seed": np.arange(2)},
+        lambda rule, momentum, seed, **o: valley(**o),
+        lambda rule, momentum, seed, **o: depth(**o),
+    ),
+    "four axes": a_table(
+        {"a": np.arange(3), "b": np.arange(4), "c": np.arange(5), "learning_rate": RATES},
+        lambda a, b, c, **o: valley(**o),
+        1.0,
+    ),
+    "two axes, all diverged": a_table({"x": np.arange(4), "y": np.arange(5)}, DIVERGED, np.nan, start_cost=np.inf),
+    "two axes, larger than a page": a_table({"x": np.arange(3000), "y": np.arange(1200)}, CONVERGED, 1.0),
+    "a large span": a_table(
+        {"learning_rate": RATES}, CONVERGED, lambda learning_rate: 10.0 ** (3 * learning_rate - 38), start_cost=3e38
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_sweep_draws(name):
+    picture = drawn(
+        plots.overview(
+            SWEEPS[name], None, f"A rather long title, as it may stand in a config: {name}, over its axes, and so forth"
+        )
+    )
+    assert picture[..., :3].std() > 0
+
+
+STRAIGHT = 100 * 0.5 ** np.arange(30)
+RACES = {
+    "one": some_paths([STRAIGHT], [DESCENDING]),
+    "three": some_paths(
+        [STRAIGHT, STRAIGHT**0.5, STRAIGHT + 1], [CONVERGED, TRAPPED, OSCILLATING], ["adam", "momentum", "lion"]
+    ),
+    "one runs away": some_paths(
+        [STRAIGHT, np.append(100 * 10.0 ** np.arange(29), np.inf)], [CONVERGED, DIVERGED], ["calm", "wild"]
+    ),
+    "all diverged at once": some_paths([np.append(100, np.full(29, np.nan))] * 2, [DIVERGED] * 2, ["a", "b"]),
+    "NaN at the start": some_paths([np.full(30, np.nan)], [DIVERGED]),
+    "constant": some_paths([np.full(30, 3.0)], [TRAPPED]),
+    "below zero": some_paths([1 - STRAIGHT], [DESCENDING]),
+    "many": some_paths([STRAIGHT + i for i in range(40)], [CONVERGED] * 40, [f"rule{i}" for i in range(40)]),
+}
+
+
+@pytest.mark.parametrize("minimum", [None, 0.0, -7.0])
+@pytest.mark.parametrize("name", RACES)
+def test_every_race_draws(name, minimum):
+    paths = RACES[name]
+    table = a_table({"optimizer": [f"rule{i}" for i in range(paths.sizes["path"])]}, CONVERGED, 1.0, minimum=minimum)
+    figure = plots.overview(table, paths, name)
+    drawn(figure)
+    assert figure.axes[0].get_xlabel() == "epoch"
+
+
+def test_a_map_shows_the_right_outcome_at_the_right_place():
+    """Whichever way its axes run, and however they are spaced."""
+    table = a_table(
+        {"x": np.array([2.0, 0.0, 1.0]), "y": np.geomspace(1, 1e4, 5)},
+        lambda x, y: np.where((x == 0) & (y == 4), DIVERGED, CONVERGED),
+        1.0,
+    )
+    figure = plots.overview(table, None, "")
+    axes, picture = figure.axes[0], drawn(figure)
+
+    def colour(x, y):
+        across, up = axes.transData.transform((y, x))
+        return matplotlib.colors.to_hex(picture[picture.shape[0] - 1 - int(up), int(across), :3] / 255)
+
+    assert axes.get_xscale() == "log" and (axes.get_xlabel(), axes.get_ylabel()) == ("y", "x")
+    assert colour(2.0, 1e4) == style.COLOURS["diverged"]
+    assert {colour(x, y) for x in (0.0, 1.0, 2.0) for y in (1.0, 1e2, 1e4) if (x, y) != (2.0, 1e4)} == {
+        style.COLOURS["converged"]
+    }
+
+
+def test_a_third_axis_is_cut_at_the_best_and_the_picture_says_where():
+    table = a_table(
+        {"decay": np.arange(3) / 4, "x": np.arange(5), "y": np.arange(6)},
+        CONVERGED,
+        lambda decay, x, y: 1.0 + (decay != 2),
+    )
+    assert plots.overview(table, None, "").axes[0].get_ylabel() == "x\n(decay = 0.5)"
+
+
+def test_trials_are_drawn_over_the_hyperparameter_that_they_vary():
+    axes = plots.overview(SWEEPS["trials"], None, "").axes
+    assert axes[-1].get_xlabel() == "learning_rate" and axes[0].get_xscale() == "log"
+
+
+def test_the_minimum_s_legend_names_its_places():
+    figure = plots.overview(SWEEPS["basins"], None, "")
+    labels = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
+    assert labels == ["3, 2", "-2.8, 3.1", "-3.8, -3.3", "3.6, -1.8", "none"]
+    assert figure.axes[1].get_title("left") == "epoch of the lowest cost"  # all costs are alike
+    drawn(figure)
+
+
+def luminance(colour):
+    """CIE lightness, 0 to 100."""
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in matplotlib.colors.to_rgb(colour)]
+    return 116 * float(np.dot([0.2126, 0.7152, 0.0722], linear)) ** (1 / 3) - 16
+
+
+def test_outcomes_differ_in_grey():
+    levels = sorted(luminance(style.COLOURS[name]) for name in OUTCOMES)
+    assert min(np.diff(levels)) > 4 and len(set(style.MARKS.values())) == len(OUTCOMES) == len(style.MEANINGS)
+    finished = sorted(luminance(style.COLOURS[name]) for name in OUTCOMES if name != "pending")
+    assert min(np.diff(finished)) > 8  # lightness, of 100: several times what an eye tells apart
+
+
+def test_drawing_leaves_no_state_behind():
+    before = dict(matplotlib.rcParams)
+    plots.overview(SWEEPS["a learning rate"], None, "")
+    assert dict(matplotlib.rcParams) == before
+    assert not Gcf.figs  # pyplot's list of figures, which keeps them for ever

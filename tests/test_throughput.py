@@ -1,0 +1,108 @@
+"""The speed study at its smallest: every part runs, every peer's results are jaxgd's, and a wrong one is found out."""
+
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.throughput import growth, phases, show
+from experiments.throughput.__main__ import main
+from experiments.throughput.compare import agreement
+from experiments.throughput.peers import OURS, PEERS, able
+from experiments.throughput.with_numpy import VALUE_AND_GRADS
+from experiments.throughput.worker import PeerError, worker
+from experiments.throughput.workloads import COSTS, WORKLOADS, axes, lanes_of, sampled, sized
+
+
+def is_a_picture(path):
+    with Image.open(path) as image:
+        return image.format == "PNG" and min(image.size) > 100
+
+
+def test_peers_agree_and_are_drawn(tmp_path, capfd):
+    tiny = ["--part", "peers", "--only", "parabola", "--lanes", "64", "--epochs", "20", "--repeats", "1"]
+    assert main([*tiny, "--out", str(tmp_path / "speed.png")]) == 0
+    out = capfd.readouterr().out
+    workloads = [name for name in WORKLOADS if name.startswith("parabola")]
+    here = [name for name, peer in PEERS.items() if peer.environment == "jaxgd" and able(peer, WORKLOADS[workloads[0]])]
+    for peer in here:
+        rows = re.findall(rf"^{re.escape(peer)}  .*$", out, re.MULTILINE)
+        assert len(rows) == len(workloads)
+        if peer != OURS:
+            assert all("yes: " in row for row in rows)
+    assert is_a_picture(tmp_path / "speed-peers.png")
+
+
+def test_an_unknown_workload_is_refused_by_name(capsys):
+    with pytest.raises(SystemExit) as refusal:
+        main(["--only", "rosenbrok"])
+    assert refusal.value.code == 2
+    assert "rosenbrok: no workload begins so; there are: parabola" in capsys.readouterr().err
+
+
+def test_growth_is_measured_and_drawn(tmp_path):
+    workload = sized(growth.FULL_LENGTH, 64, 20)
+    (seconds, peak, table), (_, peak_stored, _) = (growth.measured(workload, 1, stored) for stored in (False, True))
+    points = [
+        growth.Point(along, 64, workload, tuple(seconds), peak, peak_stored, table)
+        for along in ("lanes", "epochs", "dimensions")
+    ]
+    assert len(seconds) == 1 and peak > table >= 64 * 4 * len(growth.FULL_LENGTH.start)
+    show.draw_growth(points, tmp_path / "growth.png")
+    assert is_a_picture(tmp_path / "growth.png")
+    assert len(show.table(show.GROWTH_COLUMNS, map(show.growth_cells, points)).splitlines()) == 4
+
+
+def test_a_run_is_divided_into_its_phases(tmp_path):
+    config = phases.ROOT / "configs" / "learning_rates.toml"
+    seconds = phases.carried_out(str(config), str(tmp_path))
+    assert all(value >= 0 for value in seconds.values())
+    assert seconds["compile"] > 0 and seconds["store"] > 0
+    show.draw_phases({"learning_rates": seconds}, tmp_path / "phases.png")
+    assert is_a_picture(tmp_path / "phases.png")
+
+
+def test_a_worker_says_what_went_wrong():
+    with worker(sys.executable) as ask:
+        with pytest.raises(PeerError, match="KeyError"):
+            ask("timing:again", "nobody")
+        assert ask("timing:has", "no-such-package") is None
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_gradients_by_hand_are_jaxs(cost):
+    start = next(w.start for w in WORKLOADS.values() if w.cost == cost)
+    value, grads = VALUE_AND_GRADS[cost](tuple(leaf[..., None] for leaf in start))  # the last axis is the lane
+    true_value, true_grads = jax.value_and_grad(COSTS[cost](jnp))(tuple(map(jnp.asarray, start)))
+    tolerance = 64 * np.finfo(np.float32).eps  # sums of up to 32 terms, two roundings each
+    for ours, true in zip((value, *grads), (true_value, *true_grads), strict=True):
+        scale = max(1.0, float(np.max(np.abs(true))))
+        np.testing.assert_allclose(np.asarray(ours)[..., 0], true, rtol=tolerance, atol=tolerance * scale)
+
+
+def test_agreement_tells_settled_lanes_from_chaotic_ones_and_right_from_wrong():
+    cost = np.array([1.0, 2.0, np.nan, 4.0], np.float32)
+    ours = {"cost": cost, "epochs": np.array([10, 10, 3, 10])}
+    assert agreement(ours, ours, ours, epochs=10) == (4, 0, 0)
+    assert agreement(ours, ours, {"cost": cost}, epochs=10).equal
+    for wrong in (cost * 1.01, np.where(np.isnan(cost), 7, cost), np.where(cost == 4, np.inf, cost)):
+        assert not agreement(ours, ours, {"cost": wrong.astype(np.float32)}, epochs=10).equal
+    assert not agreement(ours, ours, {"cost": cost, "epochs": np.array([10, 12, 3, 10])}, epochs=10).equal
+    chaotic = ours | {"cost": np.array([1.0, 2.0, np.nan, 5.0], np.float32)}
+    theirs = {"cost": np.array([1.0, 2.0, np.nan, 9.0], np.float32)}
+    assert agreement(ours, chaotic, theirs, epochs=10) == (4, 1, 0)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_samples_and_sizes_keep_to_the_grid(name):
+    workload = sized(WORKLOADS[name], 1000, 130)
+    assert workload.lanes == np.prod([len(values) for values in axes(workload).values()]) <= 1000
+    assert workload.epochs == 120
+    for most in (1, 8, 100, workload.lanes):
+        lanes = lanes_of(workload, most)["learning_rate"]
+        assert 1 <= len(lanes) <= most
+        assert len(lanes) == len(np.arange(workload.lanes)[sampled(workload.lanes, most)])
