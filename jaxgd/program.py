@@ -190,7 +190,8 @@ def compiled(function: Callable[..., Any], inputs: PyTree, device: Any) -> Progr
     if calls_back:
         warnings.warn("the cost calls back into Python, which runs one lane at a time: one worker only", stacklevel=2)
     place = jax.sharding.SingleDeviceSharding(device)
-    jitted = jax.jit(with_constants, in_shardings=place, out_shardings=place)
+    # Unused arguments stay: left out of the text, they would make one program of two that take different ones.
+    jitted = jax.jit(with_constants, in_shardings=place, out_shardings=place, keep_unused=True)
     lowered = jitted.lower(closed.consts, *jax.tree.leaves(inputs))
     executable = _executable(lowered, device, again=calls_back)
     constants = jax.device_put(closed.consts, device)
@@ -207,7 +208,7 @@ def compilations() -> int:
     return len(_executables)
 
 
-_executables: dict[tuple[str, Any], Any] = {}
+_executables: dict[tuple[str, Any, Any], Any] = {}
 _EMBEDDED = 1 << 24  # characters of program text, two for each byte of a constant in it
 _OPTIONS = {  # XLA's own, for this program alone; not its region analysis of copies, which miscompiles with JAX 0.12
     "cpu": {"xla_cpu_prefer_vector_width": 512},
@@ -222,7 +223,7 @@ def _executable(lowered: Any, device: Any, again: bool) -> Any:
             "compiled and copied anew; leave the jit away",
             stacklevel=3,
         )
-    key = (hashlib.sha256(text.encode()).hexdigest(), device)
+    key = (hashlib.sha256(text.encode()).hexdigest(), lowered.in_tree, device)
     if again or key not in _executables:
         _executables[key] = lowered.compile(compiler_options=_OPTIONS.get(device.platform))
     return _executables[key]
