@@ -152,7 +152,7 @@ def _point_of(lane: Callable[..., Descent], selection: "xarray.Dataset") -> dict
             continue
         if any(other.startswith(f"{name}.") and other != f"{name}.value" for other in selection.coords):
             raise ValueError(f"the table only numbers the trees along {name!r}: give the lane's arguments by name")
-        values = selection.coords.get(f"{name}.value", coordinate).values
+        values = (selection[f"{name}.value"] if f"{name}.value" in selection.coords else coordinate).values
         point[name] = values.item() if values.dtype.kind in "bU" else values
     return point
 
@@ -257,7 +257,7 @@ def _batch(plan: Plan, box: Box) -> dict[str, np.ndarray]:
     finally:
         _devices().free.put(device)
     figures = judged(figures, plan.minimum, plan.minima, plan.tolerance)
-    figures = {name: values.reshape((*shape, *values.shape[1:])) for name, values in figures.items()}
+    figures = {name: values.reshape(shape + values.shape[1:]) for name, values in figures.items()}
     return figures if plan.absent is None else _without(plan, box, figures)
 
 
