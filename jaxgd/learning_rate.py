@@ -1,6 +1,5 @@
 """Which learning rate: the best one, how much the choice matters, and where convergence ends."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,15 +11,14 @@ from jaxtyping import Array, Float, PyTree
 from jaxgd import plan as plans
 from jaxgd.descent import Descent
 from jaxgd.outcome import DIVERGED, OUTCOMES, PENDING
-from jaxgd.plan import Dimension, Plan, planned
-from jaxgd.sweep import in_memory
+from jaxgd.sweep import sweep
 from jaxgd.table import REPLICATES
 
 if TYPE_CHECKING:
     import xarray
 
 _POINTS = 512  # of each of the two sweeps of `find_learning_rate`
-_FIRST = 256  # values at least in the first section of `critical_learning_rate`, where alternation shows
+_SECTION = 256  # values in each section of `critical_learning_rate`: always as many, so that one program serves all
 
 
 class LearningRate(NamedTuple):
@@ -107,13 +105,14 @@ def find_learning_rate(
         return Descent(cost, params, optimizer(learning_rate))
 
     rates = np.geomspace(low, high, _POINTS)
-    plan = planned(lane, {"learning_rate": rates}, epochs=epochs, target=target, minimum=minimum)
-    coarse = in_memory(plan)
+    coarse = sweep(lane, {"learning_rate": rates}, epochs=epochs, target=target, minimum=minimum)
     by = "target_epoch" if np.isfinite(coarse["target_epoch"]).any() else "final_cost"
     finer = _finer(best_rates(coarse, by=by, factor=factor), rates)
-    tables = [coarse, in_memory(_over(plan, finer))] if finer.size else [coarse]
-    table = xarray.concat(tables, "learning_rate", data_vars="all", combine_attrs="override")
-    table = table.drop_duplicates("learning_rate").sortby("learning_rate")
+    table = coarse
+    if finer.size:
+        fine = sweep(lane, {"learning_rate": finer}, epochs=epochs, target=target, minimum=minimum)
+        table = xarray.concat([coarse, fine], "learning_rate", data_vars="all", combine_attrs="override")
+        table = table.drop_duplicates("learning_rate").sortby("learning_rate")
     answer = best_rates(table, by=by, factor=factor)
     figures = {name: float(answer[name]) for name in ("best", "low", "high", "edge", "below_edge")}
     return LearningRate(**figures, ties=int(answer["ties"]), by=by, factor=factor, table=table)
@@ -212,20 +211,22 @@ def critical_learning_rate(
 ) -> CriticalRate:
     """The value between `low` and `high` at which a descent stops being stable.
 
-    Section by section: a block of values side by side, then the gap between the two neighbours that
+    Section by section: 256 values side by side, then the gap between the two neighbours that
     differ, until they are neighbours among the numbers of the dtype. Every section runs in the same
     compiled program. Where outcomes change more than once in a section, there is no one edge, and
     none is returned; unless that happens in a gap narrower than √eps, where rounding alone decides.
 
-    With few epochs a slow divergence hides behind directions that still converge, so that the
-    measured edge lies above the true one; it comes down to it as the epochs grow.
+    A slow divergence shows only once the steepest direction has outgrown the gradient at the start,
+    so that with few epochs the measured edge lies above the true one; it comes down to it as they grow.
 
     Args:
       lane: one descent as a function of the value; further arguments need defaults.
       low, high: one of them stable, the other not.
       epochs: updates per descent.
-      unstable: the outcomes that end stability. Optimizers whose steps do not grow with the
-        gradient, such as Adam, rarely diverge: for them, ("diverged", "oscillating").
+      unstable: the outcomes that end stability. With ("diverged", "oscillating"), a lane need not
+        have outgrown its start: on quadratics that finds the edge to the last bits, once the epochs
+        suffice for slow swings to die down (until then outcomes may alternate); and optimizers whose
+        steps do not grow with the gradient, such as Adam, rarely diverge at all.
 
     Returns:
       A `CriticalRate`.
@@ -240,20 +241,18 @@ def critical_learning_rate(
         raise ValueError(f"unstable = {unknown[0]!r}: must be among {', '.join(OUTCOMES[1:])}")
     name = _the_argument(lane)
     real = np.float64 if jax.config.jax_enable_x64 else np.float32
-    plan = planned(lane, {name: np.asarray([low, high], real)}, epochs=epochs)
     codes = [OUTCOMES.index(one) for one in ends]
 
-    def section(low, high, count):
+    def section(low, high):
         """Values from low to high, those after which the outcome changes, and whether the first is stable."""
         space = np.geomspace if 0 < 2 * low < high else np.linspace  # the latter misses no number in a narrow gap
-        values = np.unique(np.clip(space(low, high, count + 2, dtype=np.float64).astype(real), low, high))
-        is_stable = ~np.isin(in_memory(_over(plan, values, name))["outcome"].values, codes)
+        values = np.sort(np.clip(space(low, high, _SECTION, dtype=np.float64).astype(real), low, high))
+        is_stable = ~np.isin(sweep(lane, {name: values}, epochs=epochs)["outcome"].values, codes)
         return values, np.flatnonzero(np.diff(is_stable)), is_stable[0]
 
     low, high = real(low), real(high)
-    count = max(_FIRST, plan.block)
     while True:
-        values, changes, first_is_stable = section(low, high, count)
+        values, changes, first_is_stable = section(low, high)
         if not changes.size:
             return CriticalRate(np.nan, float(low), float(high), False, 0, ends)
         coarse = high - low > np.sqrt(np.finfo(real).eps) * max(abs(low), abs(high))
@@ -263,12 +262,6 @@ def critical_learning_rate(
             value = float(low if first_is_stable else high)
             single = one or not coarse
             return CriticalRate(value if single else np.nan, float(low), float(high), single, len(changes), ends)
-        count = plan.block
-
-
-def _over(plan: Plan, values: np.ndarray, name: str = "learning_rate") -> Plan:
-    """The same program over other values of its one axis."""
-    return dataclasses.replace(plan, dimensions=(Dimension({name: values}, len(values)),))
 
 
 def _the_argument(lane: Callable[..., Descent]) -> str:
