@@ -8,7 +8,6 @@ Liu (2024), "Complex fractal trainability boundary can arise from trivial non-co
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax

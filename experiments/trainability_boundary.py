@@ -16,7 +16,7 @@ Sohl-Dickstein (2024), "The boundary of neural network trainability is fractal",
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -175,9 +176,7 @@ def _replayed(
     with jax.enable_x64(plan.x64), plans.plain_words():
         program = jax.jit(jax.vmap(partial(_recorded, plans.bound(plan, static), epochs)))
         for first in range(0, len(lanes), size):
-            block = np.minimum(
-                np.arange(first, first + size), len(lanes) - 1
-            )  # padded, so that one program does for all
+            block = np.minimum(np.arange(first, first + size), len(lanes) - 1)  # padded: one program does for all
             history = program(ended[block], _points(plan, [lanes[i] for i in block]))
             records.append(jax.tree.map(lambda a, first=first: np.asarray(a)[: len(lanes) - first], history))
     history = jax.tree.map(lambda *blocks: np.concatenate(blocks), *records)
@@ -226,7 +225,4 @@ def _number_of_paths(run: Prepared) -> int:
 
 
 def _lanes(box: plans.Box) -> int:
-    lanes = 1
-    for part in box:
-        lanes *= part.stop - part.start
-    return lanes
+    return math.prod(part.stop - part.start for part in box)

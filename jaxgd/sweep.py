@@ -21,7 +21,6 @@ from jaxgd.outcome import judged
 from jaxgd.plan import Box, Each, Plan, planned
 from jaxgd.program import Program
 
-
 if TYPE_CHECKING:
     import xarray
 
