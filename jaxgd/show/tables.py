@@ -1,6 +1,6 @@
 """Words for the terminal: the epoch lines of one descent, the closing table of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,6 +69,14 @@ def setting(lane: "xarray.Dataset") -> str:
         if value.ndim == 0 and not (isinstance(value.item(), float) and np.isnan(value.item())):
             said.append(f"{name} = {value.item() if value.dtype.kind != 'f' else f'{value.item():.6g}'}")
     return ", ".join(said) or "the only one"
+
+
+def names(rows: Iterable[tuple[str, str]], *headings: str) -> Table:
+    """A plain list of things with a word on each."""
+    table = Table(*headings, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def number(value: Any) -> str:
