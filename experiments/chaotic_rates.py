@@ -44,7 +44,7 @@ def diverges(rates: np.ndarray, epochs: int = 1000) -> np.ndarray:
 
 
 def changes(k: int) -> list[int]:
-    """Changes between neighbours on the grids of 2⁰ + 1, 2¹ + 1, …, 2ᵏ + 1 rates, each of which holds the one before."""
+    """Changes between neighbours on the grids of 2⁰ + 1, 2¹ + 1, …, 2ᵏ + 1 rates, each holding the one before."""
     size, part = 1 << k, min(1 << k, _PART)
     counts = np.zeros(k + 1, int)
     seams = []  # at the first rate of each part
@@ -82,7 +82,11 @@ def main(argv: Sequence[str] | None = None) -> tuple[list[int], Slope]:
     rows = [(k, PUBLISHED[k], n, f"{100 * (n / PUBLISHED[k] - 1):+.2f} %") for k, n in enumerate(counts)]
     report.show("changes between neighbours", rows, "k", "published", "measured", "difference")
     rows = [
-        (f"k = 4 … {options.k}", f"{published.value:.5f} ± {published.error:.5f}", f"{measured.value:.5f} ± {measured.error:.5f}"),
+        (
+            f"k = 4 … {options.k}",
+            f"{published.value:.5f} ± {published.error:.5f}",
+            f"{measured.value:.5f} ± {measured.error:.5f}",
+        ),
         ("k = 4 … 31", f"{PUBLISHED_SLOPE} ± {PUBLISHED_ERROR}", ""),
     ]
     report.show("slope of log2(count) over k", rows, "range", "published", "measured")
@@ -102,7 +106,9 @@ def _picture(counts: list[int], measured: Slope):
         figure = Figure(figsize=(10, 4))
         left, right = figure.subplots(1, 2)
         k = np.arange(len(counts))
-        left.semilogy(k, PUBLISHED[: len(k)], "o", color=LINES[0], markersize=8, markerfacecolor="none", label="published")
+        left.semilogy(
+            k, PUBLISHED[: len(k)], "o", color=LINES[0], markersize=8, markerfacecolor="none", label="published"
+        )
         left.semilogy(k, counts, ".", color=LINES[1], label=f"measured, slope {measured.value:.3f}")
         left.set(xlabel="k, for 2ᵏ + 1 learning rates", ylabel="changes", title="changes between neighbours")
         left.legend()
@@ -111,7 +117,9 @@ def _picture(counts: list[int], measured: Slope):
         for row in range(5):
             rates = np.linspace(low, high, 1024)
             dead = diverges(rates)
-            right.pcolormesh(np.linspace(0, 1, 1025), [-row - 0.9, -row], dead[None, :], vmin=0, vmax=1, cmap=_two_colours(COLOURS))
+            right.pcolormesh(
+                np.linspace(0, 1, 1025), [-row - 0.9, -row], dead[None, :], vmin=0, vmax=1, cmap=_two_colours(COLOURS)
+            )
             right.text(1.01, -row - 0.45, f"{low:.5g}\nto {high:.5g}", va="center", fontsize=8)
             low, high = _around_a_change(rates, dead)
         right.set_axis_off()

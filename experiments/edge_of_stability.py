@@ -88,7 +88,9 @@ def cost_of(degree: int) -> Callable[[dict], jax.Array]:
 
 def course(row: Row, records: int, seed: int) -> Course:
     """Trains, and stops `records` times on the way to look at the sharpness."""
-    cost, params, optimizer = opened(jaxgd.Descent(cost_of(row.degree), start(seed), RULES[row.rule].optimizer(row.learning_rate)))
+    cost, params, optimizer = opened(
+        jaxgd.Descent(cost_of(row.degree), start(seed), RULES[row.rule].optimizer(row.learning_rate))
+    )
     step = step_of(cost, optimizer)
     stride = row.epochs // records
 
@@ -131,7 +133,9 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
         )
         for row, late in zip(rows, ratios, strict=True)
     ]
-    report.show("sharpness / threshold over the last half: mean (range)", shown, "target", "method", "published", "measured")
+    report.show(
+        "sharpness / threshold over the last half: mean (range)", shown, "target", "method", "published", "measured"
+    )
     report.saved(_picture(rows, courses), options.out, "edge_of_stability.png")
     return [float(late.mean()) for late in ratios]
 

@@ -35,10 +35,12 @@ _COUNTED = (1e-280, 1e280)  # costs between underflow and overflow
 
 
 def measured(rule: Rule, kappa: float, rates: np.ndarray, momenta: np.ndarray, epochs: int) -> np.ndarray:
-    """Contraction per epoch, [learning rate, momentum]: the slope of log cost over the last half of what can be told."""
+    """Contraction per epoch, [learning rate, momentum]: the slope of log cost over the last half that can be told."""
 
     def lane(learning_rate, momentum):
-        return jaxgd.Descent(lambda x: (x[0] ** 2 + kappa * x[1] ** 2) / 2, jnp.ones(2), rule.update(learning_rate, momentum))
+        return jaxgd.Descent(
+            lambda x: (x[0] ** 2 + kappa * x[1] ** 2) / 2, jnp.ones(2), rule.update(learning_rate, momentum)
+        )
 
     axes = {"learning_rate": rates, "momentum": momenta}
     table = jaxgd.sweep(lane, axes, epochs=epochs, history=epochs + 1)
@@ -74,10 +76,24 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         here = measured(rule, options.kappa, np.array([best.learning_rate]), np.array([best.momentum]), options.epochs)
         setting = f"η = {best.learning_rate:.6g}, β = {best.momentum:.6g}"
         rows.append((name, f"contraction at {setting}", f"{best.contraction:.6f}", f"{here[0, 0]:.6f}"))
-        rows.append((name, "median and 99th percentile of the difference", "0", f"{errors[name]:.1e}, {np.nanquantile(difference, 0.99):.1e}"))
+        rows.append(
+            (
+                name,
+                "median and 99th percentile of the difference",
+                "0",
+                f"{errors[name]:.1e}, {np.nanquantile(difference, 0.99):.1e}",
+            )
+        )
         agrees = np.mean((maps[name][0] < 1) == (maps[name][1] < 1))
         rows.append((name, "share of the map on the same side of contraction 1", "1", f"{agrees:.4f}"))
-    report.show(f"contraction per epoch, condition number {options.kappa:g}", rows, "momentum", "figure", "closed form", "measured")
+    report.show(
+        f"contraction per epoch, condition number {options.kappa:g}",
+        rows,
+        "momentum",
+        "figure",
+        "closed form",
+        "measured",
+    )
     report.saved(_picture(maps, rates, momenta, options.kappa), options.out, "momentum_phases.png")
     return errors
 
@@ -103,7 +119,9 @@ def _picture(maps: dict[str, tuple[np.ndarray, np.ndarray]], rates: np.ndarray, 
             rule, best = RULES[name], RULES[name].best(1.0, kappa)
             for axes, values, kind in zip(line, pair, ("measured", "closed form"), strict=True):
                 shown = np.clip(values, 0.75, 1.25).T
-                drawn = axes.pcolormesh(rates * kappa, momenta, shown, cmap="RdBu_r", vmin=0.75, vmax=1.25, rasterized=True)
+                drawn = axes.pcolormesh(
+                    rates * kappa, momenta, shown, cmap="RdBu_r", vmin=0.75, vmax=1.25, rasterized=True
+                )
                 axes.plot(rule.limit(1.0, momenta), momenta, "k--", linewidth=1, label="limit")
                 axes.plot(best.learning_rate * kappa, best.momentum, "k*", label="best in theory")
                 axes.set_title(f"{name}, {kind}")

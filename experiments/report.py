@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """A parser that knows where pictures go."""
     first_paragraph = (description or "").split("\n\n")[0]
-    parser = argparse.ArgumentParser(description=first_paragraph, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=first_paragraph, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"), help="folder for the picture")
     return parser
 

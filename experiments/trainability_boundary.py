@@ -128,7 +128,9 @@ def closer(window: Sequence[float], edge: np.ndarray) -> tuple[float, ...]:
     sums = np.pad(edge.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     held = sums[box:, box:] - sums[:-box, box:] - sums[box:, :-box] + sums[:-box, :-box]
     up, across = (np.array(np.unravel_index(np.argmax(held), held.shape)) + box / 2) / size
-    (x, width), (y, height) = ((low + at * (high - low), high - low) for low, high, at in ((*window[:2], across), (*window[2:], up)))
+    (x, width), (y, height) = (
+        (low + at * (high - low), high - low) for low, high, at in ((*window[:2], across), (*window[2:], up))
+    )
     return x - width / 4, x + width / 4, y - height / 4, y + height / 4
 
 
@@ -167,10 +169,15 @@ def converged_in(reference: Path, resolution: int) -> np.ndarray:
     image = matplotlib.image.imread(reference)[..., :3]
     frame = (image < 0.25).all(-1)  # darker than every colour of the map
     rows, columns = (np.flatnonzero(frame.mean(axis) > 0.5) for axis in (1, 0))
-    ends = [(lines[0], lines[-1]) if lines.size else (0, size) for lines, size in zip((rows, columns), frame.shape, strict=True)]
+    ends = [
+        (lines[0], lines[-1]) if lines.size else (0, size)
+        for lines, size in zip((rows, columns), frame.shape, strict=True)
+    ]
     (down, across) = (low + (np.arange(resolution) + 0.5) / resolution * (high - low) for low, high in ends)
     red, green, blue = np.moveaxis(image[np.ix_(down.astype(int), across.astype(int))], -1, 0)
-    return (np.maximum(green, blue) > red)[::-1]  # Spectral: green to violet on the one side, yellow to red on the other
+    return (np.maximum(green, blue) > red)[
+        ::-1
+    ]  # Spectral: green to violet on the one side, yellow to red on the other
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -178,11 +185,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--width", type=int, default=8, help="of the network; 16 in the paper")
     parser.add_argument("--epochs", type=int, default=100, help="500 or 1000 in the paper")
     parser.add_argument("--resolution", type=int, default=128, help="pixels per side; 512 for the author's picture")
-    parser.add_argument("--frames", type=int, default=3, help="pictures per condition, the whole and its zooms; 0: the author's picture only")
+    parser.add_argument(
+        "--frames",
+        type=int,
+        default=3,
+        help="pictures per condition, the whole and its zooms; 0: the author's picture only",
+    )
     parser.add_argument("--reference", type=Path, help="the author's picture, to compare with")
     options = parser.parse_args(argv)
     if options.resolution < 24 or options.epochs < 20 or options.width < 1 or options.frames < 0:
-        parser.error("needs --resolution of 24 or more, --epochs of 20 or more, --width of 1 or more, --frames of 0 or more")
+        parser.error(
+            "needs --resolution of 24 or more, --epochs of 20 or more, --width of 1 or more, --frames of 0 or more"
+        )
     jax.config.update("jax_enable_x64", True)
     reference = converged_in(options.reference, options.resolution) if options.reference else None
     size = options.width, options.epochs, options.resolution
@@ -197,7 +211,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         rows.append(("pixels that agree with the author's picture", "1", f"{found['agreement']:.5f}"))
     report.show(
         f"width {options.width}, {options.epochs} epochs, {options.resolution} × {options.resolution}, "
-        f"{options.frames} frames each", rows, "figure", "published", "measured",
+        f"{options.frames} frames each",
+        rows,
+        "figure",
+        "published",
+        "measured",
     )
     report.saved(_figure(seen or {AUTHORS: [whole]}), options.out, "trainability_boundary.png")
     return found

@@ -163,11 +163,13 @@ def _moving(cost: Callable, params: PyTree) -> tuple[Cost, PyTree]:
         mixed = " (beside other leaves, only floating-point arrays are)" if any(map(_is_number, leaves)) else ""
         raise TypeError(f"params hold nothing to move: no real numbers{mixed}")
 
+    marked = list(zip(leaves, moves, strict=True))
+
     def cost_of_moving(moving):
         moved = iter(jax.tree.leaves(moving))
-        return cost(tree.unflatten(next(moved) if moves_on else leaf for leaf, moves_on in zip(leaves, moves)))
+        return cost(tree.unflatten(next(moved) if moves_on else leaf for leaf, moves_on in marked))
 
-    return cost_of_moving, tree.unflatten(leaf if moves_on else None for leaf, moves_on in zip(leaves, moves))
+    return cost_of_moving, tree.unflatten(leaf if moves_on else None for leaf, moves_on in marked)
 
 
 def _is_array_of(kind: Any, leaf: Any) -> bool:
@@ -200,7 +202,9 @@ def _check_cost(cost: Cost, params: PyTree) -> None:
     if not isinstance(value, jax.ShapeDtypeStruct):
         raise TypeError(f"cost returns {_kind(value)}; it must return one real number")
     if value.shape != ():
-        raise TypeError(f"cost returns an array of shape {value.shape}; it must return one real number: take its sum or mean")
+        raise TypeError(
+            f"cost returns an array of shape {value.shape}; it must return one real number: take its sum or mean"
+        )
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(f"cost returns {value.dtype}; it must return a real (floating-point) number")
     try:
@@ -231,7 +235,7 @@ def _check_optimizer(cost: Cost, params: PyTree, optimizer: optax.GradientTransf
         return {"params": params, "state": state}, {"params": optax.apply_updates(params, updates), "state": after}
 
     before, after = map(jax.tree_util.tree_leaves_with_path, jax.eval_shape(update, params, params))
-    for (path, old), (_, new) in zip(before, after):
+    for (path, old), (_, new) in zip(before, after, strict=True):
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             raise TypeError(

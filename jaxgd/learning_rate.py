@@ -198,7 +198,8 @@ class CriticalRate(NamedTuple):
                 f"no one critical value: the outcome alternates {self.changes} times between {self.low:.6g} and "
                 f"{self.high:.6g} as far as was looked, so the boundary may be a fractal"
             )
-        return f"no critical value between {self.low:.6g} and {self.high:.6g}: either all are {ends}, or none is; widen the range"
+        span = f"{self.low:.6g} and {self.high:.6g}"
+        return f"no critical value between {span}: either all are {ends}, or none is; widen the range"
 
 
 def critical_learning_rate(

@@ -96,7 +96,7 @@ def choose(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:
 
 
 def dot(a: PyTree, b: PyTree) -> Float[Array, ""]:
-    return sum(jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+    return sum(jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
@@ -161,7 +161,7 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
             (DIVERGED, ~(figure["progress"] > 0) & outgrown & (overshoots | climbs)),
             (DESCENDING, (figure["progress"] > within.cost) | shrinks | (crossings == 0)),
         ]
-    codes, conditions = zip(*rules)
+    codes, conditions = zip(*rules, strict=True)
     codes = np.select(conditions, codes, default=OSCILLATING).astype(np.int8)
     return table["final_cost"].copy(data=codes) if hasattr(table, "dims") else codes
 

@@ -129,7 +129,7 @@ class Plan:
 
     def boxes(self) -> list[Box]:
         """The grid, divided into batches."""
-        steps = [[slice(i, min(i + c, n)) for i in range(0, n, c)] for n, c in zip(self.shape, self.chunk)]
+        steps = [[slice(i, min(i + c, n)) for i in range(0, n, c)] for n, c in zip(self.shape, self.chunk, strict=True)]
         return list(itertools.product(*steps))
 
 
@@ -210,9 +210,13 @@ def _check_names(lane: Callable, axes: Mapping[str, Any]) -> None:
         if name not in known and not anything:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"axis {name!r}: the lane has no such argument; it takes {', '.join(known) or 'none'}{hint}")
+            raise ValueError(
+                f"axis {name!r}: the lane has no such argument; it takes {', '.join(known) or 'none'}{hint}"
+            )
         if name in FIGURES or name in ("params", "epoch", "cost_history"):
-            raise ValueError(f"axis {name!r}: the result has a variable of this name; call the lane's argument otherwise")
+            raise ValueError(
+                f"axis {name!r}: the result has a variable of this name; call the lane's argument otherwise"
+            )
     plain = (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) if (p := inspect.Parameter) else ()
     missing = [n for n, p in known.items() if p.default is p.empty and p.kind in plain and n not in axes]
     if missing:
@@ -227,8 +231,11 @@ def _check_shapes(plan: Plan) -> None:
     shapes = plan.outline["params"]
     for static in others:
         if outline(plan, static)["params"] != shapes:
-            values = [f"{n} = {d.at(n, i)!r}" for d, i in zip(plan.dimensions, static) for n in d.axes if d.is_each(n)]
-            raise ValueError(f"at {', '.join(values)} the params differ in shape or dtype from the first lane's: sweep them apart")
+            here = zip(plan.dimensions, static, strict=True)
+            values = [f"{n} = {d.at(n, i)!r}" for d, i in here for n in d.axes if d.is_each(n)]
+            raise ValueError(
+                f"at {', '.join(values)} the params differ in shape or dtype from the first lane's: sweep them apart"
+            )
 
 
 def _dimensions(axes: Mapping[str, Any], paired: Sequence[Sequence[str]]) -> tuple[Dimension, ...]:
@@ -300,7 +307,7 @@ def bound(plan: Plan, index: tuple[int, ...]) -> Callable[..., Descent]:
     """The lane with its untraceable arguments filled in."""
     fixed = {
         name: values.values[i]
-        for dimension, i in zip(plan.dimensions, index)
+        for dimension, i in zip(plan.dimensions, index, strict=True)
         for name, values in dimension.axes.items()
         if isinstance(values, Each)
     }

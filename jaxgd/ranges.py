@@ -206,7 +206,7 @@ def shown(value: Any) -> str:
 
 
 def near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """"; did you mean …?" for a word that isn't known, or what is allowed."""
+    """ "; did you mean …?" for a word that isn't known, or what is allowed."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, 1, cutoff)
     if close:

@@ -184,7 +184,7 @@ def _warm(plan: Plan, boxes: Sequence[Box]) -> bool:
 
 
 def _static_of(plan: Plan, box: Box) -> tuple[int, ...]:
-    return tuple(part.start if d.static else 0 for d, part in zip(plan.dimensions, box))
+    return tuple(part.start if d.static else 0 for d, part in zip(plan.dimensions, box, strict=True))
 
 
 _known_programs: dict[tuple, Program] = {}
@@ -244,7 +244,7 @@ def _batch(plan: Plan, box: Box) -> dict[str, np.ndarray]:
     indices = np.unravel_index(np.minimum(np.arange(plan.blocks * plan.block), lanes - 1), shape or (1,))
     arguments = {
         name: jax.tree.map(lambda a, here=part.start + index: a[here], values)
-        for dimension, part, index in zip(plan.dimensions, box, indices)
+        for dimension, part, index in zip(plan.dimensions, box, indices, strict=bool(shape))
         for name, values in dimension.axes.items()
         if not isinstance(values, Each)
     }
@@ -265,6 +265,8 @@ def _without(plan: Plan, box: Box, figures: dict[str, np.ndarray]) -> dict[str, 
     nothing = plan.absent[box[: plan.absent.ndim]]
     fills = {name: variable.fill for name, variable in table.variables(plan).items()}
     return {
-        name: np.where(nothing.reshape(nothing.shape + (1,) * (values.ndim - nothing.ndim)), fills.get(name, np.nan), values).astype(values.dtype)
+        name: np.where(
+            nothing.reshape(nothing.shape + (1,) * (values.ndim - nothing.ndim)), fills.get(name, np.nan), values
+        ).astype(values.dtype)
         for name, values in figures.items()
     }

@@ -34,7 +34,9 @@ def variables(plan: Plan) -> dict[str, Variable]:
     for name, meaning in FIGURES.items():
         dtype, fill = (np.dtype(np.int32), NEVER) if name in COUNTS else (real, np.nan)
         described[name] = Variable(grid, plan.shape, dtype, fill, {"long_name": meaning})
-    described["outcome"] = Variable(grid, plan.shape, np.dtype(np.int8), PENDING, _flags() | {"long_name": FIGURES["outcome"]})
+    described["outcome"] = Variable(
+        grid, plan.shape, np.dtype(np.int8), PENDING, _flags() | {"long_name": FIGURES["outcome"]}
+    )
     if plan.minima is not None and np.size(plan.minima):
         described["minimum"].attributes["known_minima"] = np.asarray(plan.minima).tolist()
     for name, leaf in named("params", plan.outline["params"]).items() if plan.keep_params else ():
@@ -43,7 +45,9 @@ def variables(plan: Plan) -> dict[str, Variable]:
         described[name] = Variable(grid + inner, plan.shape + leaf.shape, np.dtype(leaf.dtype), np.nan, attributes)
     if plan.records:
         attributes = {"long_name": "cost; NaN once the lane has ended"}
-        described["cost_history"] = Variable((*grid, "epoch"), (*plan.shape, len(plan.records)), real, np.nan, attributes)
+        described["cost_history"] = Variable(
+            (*grid, "epoch"), (*plan.shape, len(plan.records)), real, np.nan, attributes
+        )
     return described
 
 
@@ -113,10 +117,12 @@ def best(table: "xarray.Dataset", by: str = "final_cost") -> "xarray.Dataset":
     replicates = [name for name in REPLICATES if name in score.dims]
     score, haste = score.median(replicates), table["best_epoch"].median(replicates)
     if not np.isfinite(score).any():
-        raise ValueError("there is no best setting: " + ("no lane met the target" if by == "target_epoch" else "every lane diverged"))
+        raise ValueError(
+            "there is no best setting: " + ("no lane met the target" if by == "target_epoch" else "every lane diverged")
+        )
     haste = haste.where(score == score.min(), np.inf)
     where = np.unravel_index(np.argmin(haste.values), haste.shape)
-    return table.isel(dict(zip(haste.dims, where)))
+    return table.isel(dict(zip(haste.dims, where, strict=True)))
 
 
 def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
@@ -179,7 +185,9 @@ def representative(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]
         alike = np.flatnonzero(codes.ravel() == code)
         wanted += _spread(alike, max(1, count // 10))
     wanted += _spread(ran, count)
-    return [tuple(map(int, np.unravel_index(lane, codes.shape))) for lane in sorted(list(dict.fromkeys(wanted))[:count])]
+    return [
+        tuple(map(int, np.unravel_index(lane, codes.shape))) for lane in sorted(list(dict.fromkeys(wanted))[:count])
+    ]
 
 
 def _best_lane(table: "xarray.Dataset", codes: np.ndarray) -> list[int]:

@@ -125,9 +125,7 @@ def _ascended(x: Any, step: Any, rate: Any) -> Any:
 
 
 def _accelerated(velocity: PyTree, gradx: PyTree, momentum: Rate) -> PyTree:
-    return jax.tree.map(
-        lambda v, g, beta: _as_before(v, beta * v + g), velocity, gradx, _spread(momentum, velocity)
-    )
+    return jax.tree.map(lambda v, g, beta: _as_before(v, beta * v + g), velocity, gradx, _spread(momentum, velocity))
 
 
 def _as_before(old: Any, new: Any) -> Any:
@@ -150,7 +148,9 @@ def _stateless(rule: Callable, learning_rate: Rate | optax.Schedule) -> optax.Gr
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _with_velocity(rule: Callable, learning_rate: Rate | optax.Schedule, momentum: Rate) -> optax.GradientTransformation:
+def _with_velocity(
+    rule: Callable, learning_rate: Rate | optax.Schedule, momentum: Rate
+) -> optax.GradientTransformation:
     if callable(learning_rate):  # every rule is linear in its rate, so the schedule may scale the whole update
         return optax.chain(_with_velocity(rule, 1.0, momentum), optax.scale_by_schedule(learning_rate))
 

@@ -117,13 +117,21 @@ BAD = {
     "unknown table": (GOOD + "[recrod]\nhistory = 3", "recrod: unknown key; did you mean record?"),
     "unknown key": (GOOD.replace("epochs", "epoch"), "run.epoch: unknown key; did you mean epochs?"),
     "key far from any": (GOOD + "zzz = 1", "run.zzz: unknown key; allowed: ceiling, epochs"),
-    "no cost": (GOOD.replace("[cost]", "[sweep]").split("[start]")[0].split("[sweep]")[0] + GOOD[GOOD.index("[start]") :],
-                "table [cost] is missing"),
+    "no cost": (
+        GOOD.replace("[cost]", "[sweep]").split("[start]")[0].split("[sweep]")[0] + GOOD[GOOD.index("[start]") :],
+        "table [cost] is missing",
+    ),
     "no start": (GOOD.replace("[start]\nx = 3.0", ""), "table [start] is missing"),
     "no optimizer": (GOOD[: GOOD.index("[optimizer]")] + "[run]\nepochs = 3", "table [optimizer] is missing"),
-    "two kinds of optimizers": (GOOD + "[optimizers.adam]\nlearning_rate = 0.1", "[optimizer] and [optimizers]: remove one"),
+    "two kinds of optimizers": (
+        GOOD + "[optimizers.adam]\nlearning_rate = 0.1",
+        "[optimizer] and [optimizers]: remove one",
+    ),
     "no epochs": (GOOD.replace("epochs = 3", ""), "run.epochs is missing"),
-    "no cost in cost": (GOOD.replace('expression = "x**2 + 5"', ""), "cost: needs one of expression, surface, function"),
+    "no cost in cost": (
+        GOOD.replace('expression = "x**2 + 5"', ""),
+        "cost: needs one of expression, surface, function",
+    ),
     "two costs": (GOOD.replace("minimum = 5", 'surface = "sphere"'), "it has expression and surface"),
     "lane and cost": (GOOD + '[lane]\nfunction = "model:lane"', "[lane] takes the place of [cost]"),
     "name and function": (with_(GOOD, "optimizer.function=model:optimizer"), "has both name and function"),
@@ -150,24 +158,48 @@ BAD = {
     "two settings in one": (with_(GOOD, "run.epochs=3\nrun.target=2"), "must be one value"),
     # names
     "surface": (with_(RACE, "cost.surface=rosenbrok"), "there is no such surface; did you mean rosenbrock?"),
-    "optimizer": (with_(GOOD, "optimizer.name=gradient_decent"), "there is no such optimizer; did you mean gradient_descent?"),
+    "optimizer": (
+        with_(GOOD, "optimizer.name=gradient_decent"),
+        "there is no such optimizer; did you mean gradient_descent?",
+    ),
     "optimizer by table": (RACE.replace("optimizers.adam", "optimizers.adm"), "no such optimizer; did you mean adam?"),
-    "optimizer of optimizers": (with_(GOOD, "optimizer.name=schedule_free"), "takes another optimizer or a function as its base_optimizer"),
-    "hyperparameter": (with_(GOOD, "optimizer.learning_rat=1"), "has no hyperparameter learning_rat; did you mean learning_rate?"),
+    "optimizer of optimizers": (
+        with_(GOOD, "optimizer.name=schedule_free"),
+        "takes another optimizer or a function as its base_optimizer",
+    ),
+    "hyperparameter": (
+        with_(GOOD, "optimizer.learning_rat=1"),
+        "has no hyperparameter learning_rat; did you mean learning_rate?",
+    ),
     "hyperparameter missing": (GOOD.replace("learning_rate = 0.1", ""), "optimizer.learning_rate is missing"),
-    "hyperparameter of text": (with_(GOOD, "optimizer.learning_rate='fast'"), 'optimizer.learning_rate = "fast": must be a finite number'),
-    "hyperparameter of functions": (with_(GOOD, "optimizer.name=adamw", "optimizer.mask=true"), "optimizer.mask: TOML can't say this one"),
-    "flag of numbers": (with_(GOOD, "optimizer.name=adam", "optimizer.nesterov=1"), "optimizer.nesterov = 1: must be true or false"),
+    "hyperparameter of text": (
+        with_(GOOD, "optimizer.learning_rate='fast'"),
+        'optimizer.learning_rate = "fast": must be a finite number',
+    ),
+    "hyperparameter of functions": (
+        with_(GOOD, "optimizer.name=adamw", "optimizer.mask=true"),
+        "optimizer.mask: TOML can't say this one",
+    ),
+    "flag of numbers": (
+        with_(GOOD, "optimizer.name=adam", "optimizer.nesterov=1"),
+        "optimizer.nesterov = 1: must be true or false",
+    ),
     "table as rate": (with_(GOOD, "optimizer.learning_rate={a=1}"), "must be a finite number"),
     "constant of a surface": (with_(RACE, "cost.constants.c=1"), "rosenbrock has no such constant"),
     "start of a surface": (with_(RACE, "start.y=1"), "rosenbrock starts from x alone"),
     # expressions
     "empty expression": (with_(GOOD, "cost.expression=''"), "cost.expression: is empty"),
     "no expression": (with_(GOOD, "cost.expression='x +'"), "cost.expression: column "),
-    "forbidden": (with_(GOOD, "cost.expression='__import__(\"os\")'"), "column 1, '__import__(\"os\")': no such function"),
+    "forbidden": (
+        with_(GOOD, "cost.expression='__import__(\"os\")'"),
+        "column 1, '__import__(\"os\")': no such function",
+    ),
     "variable without value": (with_(GOOD, "cost.expression='x + y'"), "y has no value: give it a start"),
     "start without variable": (with_(GOOD, "start.y=1"), "start.y: the expression has no y"),
-    "constant e": (with_(GOOD, "cost.constants.e=1"), "cost.constants.e: in an expression, e is the constant 2.71828; call it otherwise"),
+    "constant e": (
+        with_(GOOD, "cost.constants.e=1"),
+        "cost.constants.e: in an expression, e is the constant 2.71828; call it otherwise",
+    ),
     "variable called sum": (with_(GOOD, "start.sum=1"), "start.sum: in an expression, sum is a function"),
     "variable called lambda": (with_(GOOD, "start.lambda=1"), "in an expression, lambda is a word of Python's"),
     "name with a dash": (with_(GOOD, "start.x-1=1"), "'x-1' can't be a name"),
@@ -175,11 +207,23 @@ BAD = {
     "element of a number": (with_(GOOD, "cost.expression='x[0]'"), "x[0]: this is a single number"),
     "element too far": (with_(GOOD, "cost.expression='sum(x) + x[3]'", "start.x=[1, 2]"), "x[3]: there are 2 elements"),
     "vector cost": (with_(GOOD, "start.x=[1, 2]"), "cost returns an array of shape (2,)"),
-    "vectors that don't fit": (with_(GOOD, "cost.expression='sum(x * y)'", "start.x=[1, 2]", "start.y=[1, 2, 3]"), "bad.toml: "),
+    "vectors that don't fit": (
+        with_(GOOD, "cost.expression='sum(x * y)'", "start.x=[1, 2]", "start.y=[1, 2, 3]"),
+        "bad.toml: ",
+    ),
     # starts
-    "start of another shape": (with_(RACE, "start.x=1"), "start.x: rosenbrock needs a list of 2 or more numbers; x has shape ()"),
-    "start too long": (with_(RACE, "cost.surface=himmelblau", "start.x=[1, 2, 3]"), "needs a list of 2 numbers; x has shape (3,)"),
-    "ragged start": (with_(GOOD, "start.x=[[1], [1, 2]]"), "start.x = [[1], [1, 2]]: must be a finite number, or a list"),
+    "start of another shape": (
+        with_(RACE, "start.x=1"),
+        "start.x: rosenbrock needs a list of 2 or more numbers; x has shape ()",
+    ),
+    "start too long": (
+        with_(RACE, "cost.surface=himmelblau", "start.x=[1, 2, 3]"),
+        "needs a list of 2 numbers; x has shape (3,)",
+    ),
+    "ragged start": (
+        with_(GOOD, "start.x=[[1], [1, 2]]"),
+        "start.x = [[1], [1, 2]]: must be a finite number, or a list",
+    ),
     "start of text": (with_(GOOD, "start.x='left'"), 'start.x = "left": must be a finite number'),
     "start of flags": (with_(GOOD, "start.x=[1, true]"), "start.x = [1, true]: must be a finite number"),
     "infinite start": (with_(GOOD, "start.x=inf"), "start.x = Infinity: must be a finite number"),
@@ -192,12 +236,18 @@ BAD = {
     "logarithm of 0": (with_(GOOD, "start.x={loguniform=[0, 1]}"), "low must be above 0"),
     "size of a half": (with_(GOOD, "start.x={normal=[0, 1], size=0.5}"), "size = 0.5 must be a whole number"),
     # sweeps
-    "axis that names nothing": (with_(GOOD, "sweep.optimzer.learning_rate={values=[1]}"), "optimzer.learning_rate can't be swept; did you mean optimizer?"),
+    "axis that names nothing": (
+        with_(GOOD, "sweep.optimzer.learning_rate={values=[1]}"),
+        "optimzer.learning_rate can't be swept; did you mean optimizer?",
+    ),
     "axis of no hyperparameter": (with_(GOOD, "sweep.optimizer.rate={values=[1]}"), "has no hyperparameter rate"),
     "axis of no variable": (with_(GOOD, "sweep.start.y={values=[1]}"), "[start] has no y; allowed: x"),
     "axis of no element": (with_(RACE, "sweep.start.x.5={values=[1]}"), "start.x has shape (2,), and no element 5"),
     "axis of no constant": (with_(RACE, "sweep.cost.constants.q={values=[1]}"), "there is no constant q"),
-    "axis of no optimizer": (with_(RACE, "sweep.optimizers.adm.learning_rate={values=[1]}"), "there is no optimizer adm; did you mean adam?"),
+    "axis of no optimizer": (
+        with_(RACE, "sweep.optimizers.adm.learning_rate={values=[1]}"),
+        "there is no optimizer adm; did you mean adam?",
+    ),
     "axis of names": (with_(GOOD, "sweep.optimizer.name={values=['adam']}"), "give each a table [optimizers.NAME]"),
     "axis that can't vary": (with_(GOOD, "sweep.run.epochs={values=[1]}"), "run.epochs can't be swept"),
     "axis without range": (with_(GOOD, "sweep.seed=3"), "sweep.seed: must be a range such as"),
@@ -206,7 +256,10 @@ BAD = {
     "empty arange": (with_(GOOD, "sweep.seed={arange=[3, 1]}"), "arange = [3, 1] is empty"),
     "unknown range": (with_(GOOD, "sweep.seed={linspce=[0, 1, 2]}"), "linspce is not a range; did you mean linspace?"),
     "two ranges": (with_(GOOD, "sweep.start.x={linspace=[0, 1, 2], values=[1]}"), "it has linspace and values"),
-    "range and more": (with_(GOOD, "sweep.start.x={values=[1], nmae='a'}"), "sweep.start.x.nmae: unknown key; did you mean name?"),
+    "range and more": (
+        with_(GOOD, "sweep.start.x={values=[1], nmae='a'}"),
+        "sweep.start.x.nmae: unknown key; did you mean name?",
+    ),
     "range of text": (with_(GOOD, "sweep.start.x={linspace='abc'}"), 'linspace = "abc" must be a list'),
     "range of two": (with_(GOOD, "sweep.start.x={linspace=[0, 1]}"), "must be [first, last, how many"),
     "geomspace through 0": (with_(GOOD, "sweep.start.x={geomspace=[-1, 1, 3]}"), "must both be above 0, or both below"),
@@ -215,28 +268,65 @@ BAD = {
     "range for a vector": (with_(RACE, "sweep.start.x={linspace=[1, 2, 3]}"), "sweep start.x.0 and so on"),
     "half a seed": (with_(GOOD, "sweep.seed={values=[0.5]}"), "seeds must be whole numbers"),
     "text as rate": (with_(GOOD, "sweep.optimizer.learning_rate={values=['a']}"), "must be a finite number"),
-    "numbers as flag": (with_(GOOD, "optimizer.name=adam", "sweep.optimizer.nesterov={linspace=[0, 1, 2]}"), "must be true or false"),
+    "numbers as flag": (
+        with_(GOOD, "optimizer.name=adam", "sweep.optimizer.nesterov={linspace=[0, 1, 2]}"),
+        "must be true or false",
+    ),
     "draw without num": (with_(GOOD, "sweep.start.x={uniform=[0, 1]}"), "a draw in [sweep] needs it"),
-    "name of two words": (with_(GOOD, "sweep.start.x={values=[1], name='a b'}"), "must be a word of letters, digits and _"),
-    "name of a figure": (with_(GOOD, "sweep.start.x={values=[1], name='outcome'}"), "the result has a variable named outcome"),
-    "clash": (with_(RACE, "sweep.start.x.0={values=[1]}", "sweep.cost.constants.a={values=[1], name='x_0'}"), "would both be called 'x_0'; rename one"),
-    "clash of trials": (with_(RACE, "sweep.optimizers.adam.learning_rate={values=[1]}", "sweep.optimizers.learning_rate={values=[1]}"),
-                        "would both be called 'learning_rate'"),
-    "clash with optimizer": (with_(RACE, "sweep.start.x.0={values=[1], name='optimizer'}"), "the result has a variable named optimizer"),
+    "name of two words": (
+        with_(GOOD, "sweep.start.x={values=[1], name='a b'}"),
+        "must be a word of letters, digits and _",
+    ),
+    "name of a figure": (
+        with_(GOOD, "sweep.start.x={values=[1], name='outcome'}"),
+        "the result has a variable named outcome",
+    ),
+    "clash": (
+        with_(RACE, "sweep.start.x.0={values=[1]}", "sweep.cost.constants.a={values=[1], name='x_0'}"),
+        "would both be called 'x_0'; rename one",
+    ),
+    "clash of trials": (
+        with_(RACE, "sweep.optimizers.adam.learning_rate={values=[1]}", "sweep.optimizers.learning_rate={values=[1]}"),
+        "would both be called 'learning_rate'",
+    ),
+    "clash with optimizer": (
+        with_(RACE, "sweep.start.x.0={values=[1], name='optimizer'}"),
+        "the result has a variable named optimizer",
+    ),
     "unequal trials": (with_(RACE, "sweep.optimizers.adam.learning_rate={values=[1, 2]}"), "(adam 2, momentum 1)"),
     "paired of one": (with_(GOOD, "sweep.paired=[['seed']]"), "sweep.paired: must be a list of lists"),
-    "paired of nothing": (with_(GOOD, "sweep.seed={values=[1]}", "sweep.paired=[['seed', 'sed']]"), '"sed" is not swept; did you mean seed?'),
-    "paired twice": (with_(GOOD, "sweep.seed={values=[1]}", "sweep.start.x={values=[1]}", "sweep.paired=[['seed', 'start.x', 'seed']]"), "seed is there twice"),
-    "paired of two lengths": (with_(GOOD, "sweep.seed={values=[1]}", "sweep.start.x={values=[1, 2]}", "sweep.paired=[['seed', 'start.x']]"),
-                              "paired axes differ in length"),
-    "paired across optimizers": (with_(RACE, "sweep.seed={values=[1]}", "sweep.optimizers.adam.b1={values=[1]}", "sweep.paired=[['seed', 'optimizers.adam.b1']]"),
-                                 "can't walk together"),
+    "paired of nothing": (
+        with_(GOOD, "sweep.seed={values=[1]}", "sweep.paired=[['seed', 'sed']]"),
+        '"sed" is not swept; did you mean seed?',
+    ),
+    "paired twice": (
+        with_(
+            GOOD, "sweep.seed={values=[1]}", "sweep.start.x={values=[1]}", "sweep.paired=[['seed', 'start.x', 'seed']]"
+        ),
+        "seed is there twice",
+    ),
+    "paired of two lengths": (
+        with_(GOOD, "sweep.seed={values=[1]}", "sweep.start.x={values=[1, 2]}", "sweep.paired=[['seed', 'start.x']]"),
+        "paired axes differ in length",
+    ),
+    "paired across optimizers": (
+        with_(
+            RACE,
+            "sweep.seed={values=[1]}",
+            "sweep.optimizers.adam.b1={values=[1]}",
+            "sweep.paired=[['seed', 'optimizers.adam.b1']]",
+        ),
+        "can't walk together",
+    ),
     # functions of the user's own
     "reference": (with_(OWN_COST, "cost.function=model"), 'must be "package.module:name"'),
     "module": (with_(OWN_COST, "cost.function=nowhere.to.be:cost"), "no module 'nowhere'"),
     "module that raises": (with_(OWN_COST, "cost.function=broken:cost"), "importing broken failed: ZeroDivisionError"),
     "module that leaves": (with_(OWN_COST, "cost.function=leaving:cost"), "importing leaving failed: SystemExit"),
-    "module with an error": (with_(OWN_COST, "cost.function=unreadable:cost"), "importing unreadable failed: SyntaxError"),
+    "module with an error": (
+        with_(OWN_COST, "cost.function=unreadable:cost"),
+        "importing unreadable failed: SyntaxError",
+    ),
     "function": (with_(OWN_COST, "cost.function=model:cots"), "model has no function 'cots'; did you mean cost?"),
     "no function": (with_(OWN_COST, "cost.function=model:not_callable"), "model has no function 'not_callable'"),
     "arguments of a cost": (with_(OWN_COST, "start.y=1"), "model:cost(x) is called with the names of [start]"),
@@ -245,15 +335,25 @@ BAD = {
     "Python branch": (with_(OWN_COST, "cost.function=model:branching"), "cost cannot be traced by JAX"),
     "no gradient": (with_(OWN_COST, "cost.function=model:undifferentiable"), "cost returns int32"),
     "error within": (with_(OWN_COST, "cost.function=model:unlucky"), "model.py, line 22: KeyError: 'y'"),
-    "optimizer that is none": (with_(GOOD[: GOOD.index("name = ")] + 'function = "model:no_optimizer"\nlearning_rate = 1\n[run]\nepochs = 3'),
-                               "optimizer is a float; it must be an optax GradientTransformation"),
-    "optimizer that branches": (with_(GOOD[: GOOD.index("name = ")] + 'function = "model:optimizer"\nlearning_rate = 1\n[run]\nepochs = 3',
-                                      "sweep.optimizer.learning_rate={values=[1, 2]}"), "sweep.optimizer.learning_rate: Python needs the value itself"),
+    "optimizer that is none": (
+        with_(GOOD[: GOOD.index("name = ")] + 'function = "model:no_optimizer"\nlearning_rate = 1\n[run]\nepochs = 3'),
+        "optimizer is a float; it must be an optax GradientTransformation",
+    ),
+    "optimizer that branches": (
+        with_(
+            GOOD[: GOOD.index("name = ")] + 'function = "model:optimizer"\nlearning_rate = 1\n[run]\nepochs = 3',
+            "sweep.optimizer.learning_rate={values=[1, 2]}",
+        ),
+        "sweep.optimizer.learning_rate: Python needs the value itself",
+    ),
     "lane that is none": (with_(OWN_LANE, "lane.function=model:no_lane"), "it must return a jaxgd.Descent"),
     "argument of a lane": (with_(OWN_LANE, "lane.rate=1"), "model:lane has no argument rate"),
     "argument missing": (OWN_LANE.replace("learning_rate = 0.1", ""), "lane.learning_rate is missing"),
     "axis of no argument": (with_(OWN_LANE, "sweep.lane.rate={values=[1]}"), "model:lane has no argument rate"),
-    "axis beside the lane": (with_(OWN_LANE, "sweep.start.x={values=[1]}"), "with [lane], what varies is lane.NAME or seed"),
+    "axis beside the lane": (
+        with_(OWN_LANE, "sweep.start.x={values=[1]}"),
+        "with [lane], what varies is lane.NAME or seed",
+    ),
     "seed that nobody takes": (with_(OWN_LANE, "sweep.seed={values=[1]}"), "model:lane has no argument seed"),
 }
 
@@ -323,7 +423,9 @@ def test_settings_reach_every_table_and_take_the_sweep_away(folder):
     assert "(learning_rate 8)" in command("check", name, "--set", wider).out
     assert "(learning_rate 2 × x 3)" in command("check", name, "--set", "sweep.start.x={values=[1,2,3]}").out
     assert "(a single descent)" in command("check", name, "--set", "sweep={}").out
-    changed = command("run", name, "--set", "sweep={}", "--set", "run.epochs=1", "--set", "start.x=5", "--set", "cost.expression=x**2")
+    changed = command(
+        "run", name, "--set", "sweep={}", "--set", "run.epochs=1", "--set", "start.x=5", "--set", "cost.expression=x**2"
+    )
     assert changed.out.startswith("EPOCH 0: Cost = 25.000, x = 5.000\nEPOCH 1: Cost = 16.000, x = 4.000\n\n")
 
 
@@ -411,7 +513,10 @@ def test_init(folder):
     assert command("init", "my.model", "--like", "race").code == 0 and (folder / "my.model.toml").is_file()
     there = command("init", "mine.toml")
     assert there.code == 2 and "is there already" in there.err
-    assert command("init", "other", "--like", "rase").err == "jaxgd: --like rase: there is no such template; did you mean race?\n"
+    assert (
+        command("init", "other", "--like", "rase").err
+        == "jaxgd: --like rase: there is no such template; did you mean race?\n"
+    )
     for bad in ("", ".toml", "no/folder/mine", "a/"):
         assert command("init", bad).code == 2
     assert sorted(path.name for path in folder.iterdir()) == ["mine.toml", "my.model.toml"]
@@ -427,7 +532,9 @@ def test_help_and_version():
         assert re.search(rf"^  {word} .*\w\.$", shown, re.MULTILINE), "the one line of help is cut short"
 
 
-@pytest.mark.parametrize("words", [["bogus"], ["run"], ["run", "a", "b"], ["run", "a", "--bogus"], ["best"], ["run", "a", "--set"]])
+@pytest.mark.parametrize(
+    "words", [["bogus"], ["run"], ["run", "a", "b"], ["run", "a", "--bogus"], ["best"], ["run", "a", "--set"]]
+)
 def test_a_wrong_command_line_is_bad_input(words):
     answer = command(*words)
     assert answer.code == 2 and answer.err.startswith("jaxgd: ") and "Traceback" not in answer.err
@@ -439,7 +546,11 @@ def test_a_failure_names_its_reason(folder, monkeypatch):
 
     monkeypatch.setattr("jaxgd.run.carry_out", full)
     answer = command("run", write(folder, GOOD))
-    assert answer.code == 1 and "OSError: [Errno 28] No space left on device" in answer.err and "Traceback" not in answer.err
+    assert (
+        answer.code == 1
+        and "OSError: [Errno 28] No space left on device" in answer.err
+        and "Traceback" not in answer.err
+    )
     monkeypatch.setenv("JAXGD_TRACEBACK", "1")
     with pytest.raises(OSError, match="No space"):
         command("run", "good.toml")
@@ -448,7 +559,12 @@ def test_a_failure_names_its_reason(folder, monkeypatch):
 def process(*words, **more):
     environment = os.environ | {"PYTHONPATH": str(Path(jaxgd.__file__).parents[1])}
     return subprocess.Popen(
-        [sys.executable, "-m", "jaxgd", *words], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more
+        [sys.executable, "-m", "jaxgd", *words],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **more,
     )
 
 

@@ -46,7 +46,14 @@ def test_settings_are_laid_over_the_file(tmp_path):
     path.write_text(cfg.as_toml(checked(start={"x": [1.0, 2.0]})))
     read = cfg.read(
         path,
-        ["run.epochs=20", "start.x.1=7", "title=two words", "cost={expression='sum(x)'}", " seed = 3 ", "record.params=none"],
+        [
+            "run.epochs=20",
+            "start.x.1=7",
+            "title=two words",
+            "cost={expression='sum(x)'}",
+            " seed = 3 ",
+            "record.params=none",
+        ],
     )
     assert (read.run.epochs, read.start["x"], read.title, read.seed) == (20, [1.0, 7], "two words", 3)
     assert read.cost.expression == "sum(x)" and read.record.params == "none"
@@ -99,7 +106,11 @@ def test_values_are_shown_as_toml_writes_them():
 
 @pytest.mark.parametrize(
     ("word", "known", "said"),
-    [("epoch", ["epochs", "target"], "; did you mean epochs?"), ("zzz", ["b", "a"], "; allowed: a, b"), ("zzz", [], "")],
+    [
+        ("epoch", ["epochs", "target"], "; did you mean epochs?"),
+        ("zzz", ["b", "a"], "; allowed: a, b"),
+        ("zzz", [], ""),
+    ],
 )
 def test_near(word, known, said):
     assert cfg.near(word, known) == said
@@ -107,15 +118,20 @@ def test_near(word, known, said):
 
 toml = st.recursive(
     st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.dates(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=3)
-    if (WORDS := ["values", "linspace", "uniform", "num", "name", "x", "size", "each", "learning_rate", "0"])
-    else st.nothing(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=3)
+        if (WORDS := ["values", "linspace", "uniform", "num", "name", "x", "size", "each", "learning_rate", "0"])
+        else st.nothing()
+    ),
     max_leaves=8,
 )
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.sampled_from(["title", "seed", "cost", "start", "optimizer", "optimizers", "run", "record", "sweep", "lane"]), toml)
+@given(
+    st.sampled_from(["title", "seed", "cost", "start", "optimizer", "optimizers", "run", "record", "sweep", "lane"]),
+    toml,
+)
 def test_whatever_stands_in_a_table_is_taken_or_refused(table, value):
     """Never any other error than a ConfigError of one line that opens with the file's name."""
     try:

@@ -87,7 +87,9 @@ def test_the_learning_rates_part_at_1():
 
 
 def test_momentum_carries_the_ball_over_the_hill():
-    found = carried("local_minimum", "sweep.start.x={linspace=[-2.5, 2.5, 51]}", "sweep.optimizer.momentum={linspace=[0, 0.99, 34]}")
+    found = carried(
+        "local_minimum", "sweep.start.x={linspace=[-2.5, 2.5, 51]}", "sweep.optimizer.momentum={linspace=[0, 0.99, 34]}"
+    )
     top = 0.127  # of the hill between the valleys
     plain = found["outcome"].sel(momentum=0)
     assert (plain.where(plain["x"] < top, drop=True) == CONVERGED).all()
@@ -127,7 +129,11 @@ def test_each_minimum_has_its_basin():
 
 def test_the_momentum_map_has_its_edge():
     """Heavy ball on a quadratic diverges from (2 + 2β) / sharpness on, here at a sharpness of 100."""
-    found = carried("momentum_map", "sweep.optimizer.momentum={linspace=[0, 0.9, 4]}", "sweep.optimizer.learning_rate={geomspace=[1e-3, 0.1, 200]}")
+    found = carried(
+        "momentum_map",
+        "sweep.optimizer.momentum={linspace=[0, 0.9, 4]}",
+        "sweep.optimizer.learning_rate={geomspace=[1e-3, 0.1, 200]}",
+    )
     rate, momentum = found["learning_rate"], found["momentum"]
     edge = (2 + 2 * momentum) / 100
     dead = found["outcome"] == DIVERGED

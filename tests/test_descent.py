@@ -171,7 +171,10 @@ def pure_callback(x):
         (lambda x: np.asarray(x) ** 2, "cost cannot be traced by JAX"),
         (lambda x: math.sin(x), "cost cannot be traced by JAX"),
         (lambda x: x if x > 0 else -x, "cost cannot be traced by JAX: .* branches .* jnp.where"),
-        (lambda x: jax.lax.while_loop(lambda v: v > 1, lambda v: v / 2, x), "cannot be differentiated by JAX: Reverse-mode"),
+        (
+            lambda x: jax.lax.while_loop(lambda v: v > 1, lambda v: v / 2, x),
+            "cannot be differentiated by JAX: Reverse-mode",
+        ),
         (pure_callback, "cost cannot be differentiated by JAX: Pure callbacks"),
         (Counts(), "keeps something from one call to the next"),
         (uses_mutable_array, "keeps something from one call to the next"),
@@ -204,7 +207,9 @@ def test_optimizers_that_are_none(optimizer):
 
 
 def test_optimizers_that_do_not_fit_the_params():
-    with pytest.raises(TypeError, match=r"turns params from float32\[\] into float32\[2\]; its hyperparameters must fit"):
+    with pytest.raises(
+        TypeError, match=r"turns params from float32\[\] into float32\[2\]; its hyperparameters must fit"
+    ):
         steps(parabola, 1.0, jaxgd.gradient_descent(jnp.array([0.1, 0.2])))
     with pytest.raises(TypeError, match=r"turns state.*trace from bfloat16\[\] into float32\[\]"):
         steps(parabola, jnp.bfloat16(3), optax.sgd(0.1, momentum=jnp.float32(0.9)))

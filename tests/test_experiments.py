@@ -122,8 +122,12 @@ def test_a_straight_edge_has_dimension_one_and_dust_has_more():
 
 def test_zooms_look_where_the_boundary_is():
     rows, columns = np.indices((64, 64))
-    values = np.where((rows - 48) ** 2 + (columns - 16) ** 2 < 9, 1.0, -1.0)  # a spot at a quarter across, three quarters up
-    left, right, bottom, top = trainability_boundary.closer((0.0, 1.0, 0.0, 2.0), trainability_boundary.boundary(values))
+    values = np.where(
+        (rows - 48) ** 2 + (columns - 16) ** 2 < 9, 1.0, -1.0
+    )  # a spot at a quarter across, three quarters up
+    left, right, bottom, top = trainability_boundary.closer(
+        (0.0, 1.0, 0.0, 2.0), trainability_boundary.boundary(values)
+    )
     assert (right - left, top - bottom) == (0.5, 1.0)
     assert (left + right) / 2 == pytest.approx(0.25, abs=0.05) and (bottom + top) / 2 == pytest.approx(1.5, abs=0.1)
 

@@ -63,8 +63,12 @@ def reference(text, values):
 SMOOTH = ["sin", "cos", "tanh", "arctan", "sigmoid", "softplus", "arcsinh", "square"]
 ROUGH = ["abs", "sign", "floor", "ceil", "relu", "exp", "sqrt", "log1p", "cbrt"]
 
-literals = st.floats(-4, 4).map(lambda f: repr(round(f, 3))) | st.integers(-3, 9).map(str) | st.sampled_from(["pi", "e"])
-leaves = literals | st.sampled_from(["x", "y", "v[0]", "v[-1]", "sum(v)", "mean(v**2)", "prod(v[1:])", "len(v)", "dot(v, v)", "max(v)"])
+literals = (
+    st.floats(-4, 4).map(lambda f: repr(round(f, 3))) | st.integers(-3, 9).map(str) | st.sampled_from(["pi", "e"])
+)
+leaves = literals | st.sampled_from(
+    ["x", "y", "v[0]", "v[-1]", "sum(v)", "mean(v**2)", "prod(v[1:])", "len(v)", "dot(v, v)", "max(v)"]
+)
 
 
 def compound(functions):
@@ -82,15 +86,21 @@ def compound(functions):
 def choices(inner):
     return st.one_of(
         compound(SMOOTH + ROUGH)(inner),
-        st.tuples(inner, st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), inner).map(lambda t: f"1*({t[0]} {t[1]} {t[2]})"),
+        st.tuples(inner, st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), inner).map(
+            lambda t: f"1*({t[0]} {t[1]} {t[2]})"
+        ),
         st.tuples(inner, inner, inner).map(lambda t: f"where({t[0]} > 0, {t[1]}, {t[2]})"),
-        st.tuples(st.sampled_from(["min", "max", "arctan2", "hypot"]), inner, inner).map(lambda t: f"{t[0]}({t[1]}, {t[2]})"),
+        st.tuples(st.sampled_from(["min", "max", "arctan2", "hypot"]), inner, inner).map(
+            lambda t: f"{t[0]}({t[1]}, {t[2]})"
+        ),
         st.tuples(inner).map(lambda t: f"clip({t[0]}, -1, 1)"),
     )
 
 
 numbers = st.floats(-3, 3).map(lambda f: round(f, 3))
-points = st.fixed_dictionaries({"x": numbers, "y": numbers, "v": st.lists(numbers, min_size=2, max_size=3).map(np.array)})
+points = st.fixed_dictionaries(
+    {"x": numbers, "y": numbers, "v": st.lists(numbers, min_size=2, max_size=3).map(np.array)}
+)
 
 
 @settings(deadline=None, max_examples=150)
@@ -101,7 +111,10 @@ def test_allowed_texts_mean_what_numpy_means(text, values):
         assert set(cost.names) <= set(values)
         ours = float(cost(**{name: jnp.asarray(value) for name, value in values.items()}))
     theirs = float(reference(text, values))
-    nudged = [float(reference(text, {name: value * (1 + 8 * EPS * sign) for name, value in values.items()})) for sign in (-1, 1)]
+    nudged = [
+        float(reference(text, {name: value * (1 + 8 * EPS * sign) for name, value in values.items()}))
+        for sign in (-1, 1)
+    ]
     assume(np.isfinite([theirs, *nudged]).all())
     # A step, a pole or a cancellation magnifies roundings: by how much, the nudged values say. The rest is
     # some 50 operations of a few eps each, on numbers that may be 10⁴ times the result.
@@ -120,7 +133,9 @@ def test_gradients_agree_with_finite_differences(text, values):
         return float(reference(text, values | {"x": values["x"] + shift}))
 
     slope, coarse = ((along(s) - along(-s)) / (2 * s) for s in (h, 2 * h))
-    assume(np.isfinite([slope, coarse]).all() and abs(slope - coarse) < 1e-6 * max(1, abs(slope)) and abs(along(0)) < 1e3)
+    assume(
+        np.isfinite([slope, coarse]).all() and abs(slope - coarse) < 1e-6 * max(1, abs(slope)) and abs(along(0)) < 1e3
+    )
     with jax.enable_x64(True):
         cost, there = parse(text), {name: jnp.asarray(value) for name, value in values.items()}
         ours = float(jax.grad(lambda x: cost(**there | {"x": x}) * 1.0)(there["x"]))
@@ -130,7 +145,9 @@ def test_gradients_agree_with_finite_differences(text, values):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function_is_numpy_s(name):
     _, least, _ = FUNCTIONS[name]
-    text = {"clip": "clip(v, -0.2, 0.4)", "where": "where(v > 0.3, v, 2*v)", "len": "len(v)"}.get(name, f"{name}({', '.join(['v'] * least)})")
+    text = {"clip": "clip(v, -0.2, 0.4)", "where": "where(v > 0.3, v, 2*v)", "len": "len(v)"}.get(
+        name, f"{name}({', '.join(['v'] * least)})"
+    )
     for v in (np.array([0.1, 0.25, 0.75]), np.array([1.0, 1.5, 3.0])):
         with jax.enable_x64(True):
             ours = np.asarray(parse(text)(v=jnp.asarray(v)))
@@ -278,7 +295,15 @@ def test_what_is_not_allowed_is_refused_at_once(text):
 
 @pytest.mark.parametrize(
     ("text", "column"),
-    [("x + y.real", 5), ("  x + 'a'", 7), ("θ + µ*x.a", 7), ("x +\n y.a", 6), ("sin(x) + sun(x)", 10), ("x + + * y", 7), ("(x", 1)],
+    [
+        ("x + y.real", 5),
+        ("  x + 'a'", 7),
+        ("θ + µ*x.a", 7),
+        ("x +\n y.a", 6),
+        ("sin(x) + sun(x)", 10),
+        ("x + + * y", 7),
+        ("(x", 1),
+    ],
 )
 def test_the_column_is_where_it_is_wrong(text, column):
     with pytest.raises(ExpressionError, match=rf"^column {column}[,:]"):
@@ -286,11 +311,84 @@ def test_the_column_is_where_it_is_wrong(text, column):
 
 
 WORDS = [
-    *("x", "y", "sin", "sum", "e", "pi", "0", "1", "2.5", "1e400", "9" * 400, "1j", "'a'", 'f"{x}"', "b'a'", "None", "True", "..."),
-    *("__import__", "__class__", "__builtins__", "os", "eval", "exec", "open", "getattr", "globals", "print", "breakpoint", "_x"),
-    *("(", ")", "[", "]", "{", "}", ",", ":", ".", ";", "=", ":=", "->", "@", "\\", "\n", "\0", "#", "`", "$", "?", "!", " "),
+    *(
+        "x",
+        "y",
+        "sin",
+        "sum",
+        "e",
+        "pi",
+        "0",
+        "1",
+        "2.5",
+        "1e400",
+        "9" * 400,
+        "1j",
+        "'a'",
+        'f"{x}"',
+        "b'a'",
+        "None",
+        "True",
+        "...",
+    ),
+    *(
+        "__import__",
+        "__class__",
+        "__builtins__",
+        "os",
+        "eval",
+        "exec",
+        "open",
+        "getattr",
+        "globals",
+        "print",
+        "breakpoint",
+        "_x",
+    ),
+    *(
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        ":",
+        ".",
+        ";",
+        "=",
+        ":=",
+        "->",
+        "@",
+        "\\",
+        "\n",
+        "\0",
+        "#",
+        "`",
+        "$",
+        "?",
+        "!",
+        " ",
+    ),
     *("+", "-", "*", "/", "**", "//", "%", "&", "|", "^", "~", "<", "<=", "==", "!=", "<<", ">>"),
-    *("lambda", "lambda x:", "for", "in", "if", "else", "and", "or", "not", "is", "await", "yield", "async", "import", "del", "return"),
+    *(
+        "lambda",
+        "lambda x:",
+        "for",
+        "in",
+        "if",
+        "else",
+        "and",
+        "or",
+        "not",
+        "is",
+        "await",
+        "yield",
+        "async",
+        "import",
+        "del",
+        "return",
+    ),
     *("π", "ﬁ", "𝐱", "x²", "\u200b", "\ufeff", "é", "\U0001f600", "\u2028"),
 ]
 python = st.lists(st.sampled_from(WORDS), min_size=1, max_size=25).map(" ".join) | st.text(max_size=60)
@@ -303,8 +401,12 @@ def grown_python(inner):
         inner.map(lambda a: f"({a})"),
         pair.map(lambda p: f"({p[0]} + {p[1]})"),
         pair.map(lambda p: f"({p[0]})**({p[1]})"),
-        st.tuples(st.sampled_from(["sin", "eval", "__import__", "getattr", "x", "max"]), inner).map(lambda t: f"{t[0]}({t[1]})"),
-        st.tuples(inner, st.sampled_from(["real", "__class__", "__globals__", "T", "at"])).map(lambda t: f"({t[0]}).{t[1]}"),
+        st.tuples(st.sampled_from(["sin", "eval", "__import__", "getattr", "x", "max"]), inner).map(
+            lambda t: f"{t[0]}({t[1]})"
+        ),
+        st.tuples(inner, st.sampled_from(["real", "__class__", "__globals__", "T", "at"])).map(
+            lambda t: f"({t[0]}).{t[1]}"
+        ),
         pair.map(lambda p: f"({p[0]})[{p[1]}]"),
         pair.map(lambda p: f"[{p[0]} for x in ({p[1]})]"),
         inner.map(lambda a: f"(lambda x: {a})"),

@@ -192,12 +192,16 @@ def test_every_optimizer_can_be_named_and_its_learning_rate_swept():
 @pytest.mark.parametrize("name", ["sgd", "adamw", "muon", "contrib.prodigy", "polyak_sgd"])
 def test_a_named_optimizer_steps_as_optax_s_own(name):
     rate = "max_learning_rate" if name == "polyak_sgd" else "learning_rate"
-    content = with_(RACE, sweep={"optimizer": {rate: {"values": [0.0001, 0.001]}}}) | {"optimizer": {"name": name, rate: 0.1}}
+    content = with_(RACE, sweep={"optimizer": {rate: {"values": [0.0001, 0.001]}}}) | {
+        "optimizer": {"name": name, rate: 0.1}
+    }
     del content["optimizers"]
     factory = getattr(optax, name, None) or getattr(optax.contrib, name.removeprefix("contrib."))
     for i, value in enumerate((0.0001, 0.001)):
         start = {"x": jnp.array([-1.2, 1.0])}
-        cost, params, optimizer = opened(jaxgd.Descent(lambda p: SURFACES["rosenbrock"].cost(**p), start, factory(**{rate: value})))
+        cost, params, optimizer = opened(
+            jaxgd.Descent(lambda p: SURFACES["rosenbrock"].cost(**p), start, factory(**{rate: value}))
+        )
         expected = step_of(cost, optimizer)(params, optimizer.init(params))[2]["x"]
         # a gradient near 200 after a few roundings
         np.testing.assert_allclose(seen(content, i).after["x"], expected, rtol=0, atol=16 * EPS * 2)
@@ -352,7 +356,10 @@ def test_an_edited_module_is_read_anew(own):
 def test_the_user_s_own_lane_with_arguments_that_vary(own):
     content = {"lane": {"function": "model:lane", "learning_rate": 0.1}, "run": {"epochs": 1}, "seed": 2}
     np.testing.assert_allclose(seen(content, folder=own).after, [3 * 0.8], rtol=4 * EPS)
-    sweep = {"lane": {"learning_rate": {"linspace": [0, 0.5, 2]}, "form": {"values": ["flat", "steep"]}}, "seed": {"values": [0, 1]}}
+    sweep = {
+        "lane": {"learning_rate": {"linspace": [0, 0.5, 2]}, "form": {"values": ["flat", "steep"]}},
+        "seed": {"values": [0, 1]},
+    }
     plan = planned(cfg.checked(with_(content, sweep=sweep), ""), own)
     assert [d.name for d in plan.dimensions] == ["learning_rate", "form", "seed"]
     np.testing.assert_allclose([seen(plan, 1, form, 0).after[0] for form in (0, 1)], [0, -1], atol=EPS)
@@ -375,16 +382,28 @@ def test_each_gives_a_program_per_value(own):
 SETTINGS = {
     "rate": with_(PLAIN, sweep={"optimizer": {"learning_rate": {"geomspace": [0.01, 0.9, 5]}}}),
     "drawn start and an element of it": with_(
-        PLAIN, cost={"expression": "sum(x**4)"}, start={"x": {"uniform": [0, 1], "size": 3}}, sweep={"start": {"x": {"1": {"values": [0.5, 0.1]}}}}
+        PLAIN,
+        cost={"expression": "sum(x**4)"},
+        start={"x": {"uniform": [0, 1], "size": 3}},
+        sweep={"start": {"x": {"1": {"values": [0.5, 0.1]}}}},
     ),
     "whole vectors": with_(RACE, sweep={"start": {"x": {"values": [[0.0, 0.5], [1.0, 2.0]]}}}),
     "constants": with_(RACE, sweep={"cost": {"constants": {"b": {"linspace": [1, 50, 4]}}}}),
     "common grid": with_(RACE, sweep={"optimizers": {"learning_rate": {"geomspace": [1e-4, 1e-2, 4]}}}),
     "own grids": with_(
         RACE,
-        sweep={"optimizers": {"adam": {"b1": {"values": [0.5, 0.9]}}, "momentum": {"momentum": {"values": [0.1, 0.5], "name": "beta"}}}},
+        sweep={
+            "optimizers": {
+                "adam": {"b1": {"values": [0.5, 0.9]}},
+                "momentum": {"momentum": {"values": [0.1, 0.5], "name": "beta"}},
+            }
+        },
     ),
-    "flags": with_(RACE, optimizers={"adam": {"learning_rate": 0.1}}, sweep={"optimizers": {"adam": {"nesterov": {"values": [False, True]}}}}),
+    "flags": with_(
+        RACE,
+        optimizers={"adam": {"learning_rate": 0.1}},
+        sweep={"optimizers": {"adam": {"nesterov": {"values": [False, True]}}}},
+    ),
     "pairs": with_(
         PLAIN,
         sweep={
@@ -407,7 +426,9 @@ def test_a_setting_alone_is_the_lane_it_was(case):
         here, there = seen(planned(alone)), seen(plan, *index)
         jax.tree.map(np.testing.assert_array_equal, here.start, there.start)
         # a traced hyperparameter is rounded to float32 before the step, a constant after it
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=16 * EPS, atol=8 * EPS), here.after, there.after)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=16 * EPS, atol=8 * EPS), here.after, there.after
+        )
 
 
 def test_seeds_are_replicates_and_keep_the_config_s_own():

@@ -32,7 +32,9 @@ def lane(learning_rate, x):
 
 def swept(rates, starts, **options):
     axes = {"learning_rate": np.asarray(rates), "x": np.asarray(starts)}
-    return jaxgd.sweep(lane, axes, paired=[["learning_rate", "x"]], **{"epochs": 120, "target": -5.0, "history": 9} | options)
+    return jaxgd.sweep(
+        lane, axes, paired=[["learning_rate", "x"]], **{"epochs": 120, "target": -5.0, "history": 9} | options
+    )
 
 
 def bits(table):
@@ -55,10 +57,10 @@ starts = st.floats(-3, 3, width=32) | st.sampled_from([float("nan"), float("inf"
 @given(st.lists(st.tuples(rates, starts), min_size=2, max_size=300), st.randoms())
 def test_order_and_neighbours_change_no_bit(lanes, random):
     """One program, since the number of lanes stays within a batch; neighbours dead from the start included."""
-    table = swept(*zip(*lanes))
+    table = swept(*zip(*lanes, strict=True))
     order = list(range(len(lanes)))
     random.shuffle(order)
-    same_bits(swept(*zip(*(lanes[i] for i in order))), table.isel(learning_rate=order))
+    same_bits(swept(*zip(*(lanes[i] for i in order), strict=True)), table.isel(learning_rate=order))
     alone = random.choice(order)
     same_bits(swept(*zip(lanes[alone])), table.isel(learning_rate=[alone]))
 
@@ -129,11 +131,15 @@ def test_figures_are_those_of_the_whole_history(name, optimizer, precision):
             if figure in COUNTS:
                 np.testing.assert_array_equal(row[figure], value, err_msg=where)
             else:
-                np.testing.assert_allclose(row[figure], value, rtol=tolerance * 10, atol=tolerance * scale, err_msg=where)
+                np.testing.assert_allclose(
+                    row[figure], value, rtol=tolerance * 10, atol=tolerance * scale, err_msg=where
+                )
         kept = np.asarray(history.cost)[table.epoch.values]
         ended = table.epoch.values > int(row.epochs)
         assert np.isnan(row.cost_history.values[ended]).all()
-        np.testing.assert_allclose(row.cost_history.values[~ended & np.isfinite(kept)], kept[~ended & np.isfinite(kept)], rtol=tolerance * 10)
+        np.testing.assert_allclose(
+            row.cost_history.values[~ended & np.isfinite(kept)], kept[~ended & np.isfinite(kept)], rtol=tolerance * 10
+        )
 
 
 def test_swings_are_counted_as_the_ball_makes_them():

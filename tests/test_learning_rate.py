@@ -19,7 +19,10 @@ from jaxgd.stability import gradient_descent_limit, nesterov_limit, polyak_limit
 from jaxgd.surfaces import chaotic
 
 RULES = {
-    "gradient descent": (lambda rate, beta: jaxgd.gradient_descent(rate), lambda sharpness, beta: gradient_descent_limit(sharpness)),
+    "gradient descent": (
+        lambda rate, beta: jaxgd.gradient_descent(rate),
+        lambda sharpness, beta: gradient_descent_limit(sharpness),
+    ),
     "Polyak": (jaxgd.momentum, polyak_limit),
     "Nesterov": (jaxgd.nesterov, nesterov_limit),
 }
@@ -177,7 +180,9 @@ def test_soonest_to_a_target():
 def test_agrees_with_the_best_on_a_quadratic():
     """½((1 − η)²ᴺ + 10(1 − 10η)²ᴺ) is lowest where 1 − η = c(10η − 1), c = 100^(1/(2N − 1)): near 2/(L + μ)."""
     c = 100 ** (1 / 799)
-    found = find_learning_rate(lambda x: (x[0] ** 2 + 10 * x[1] ** 2) / 2, jnp.ones(2), jaxgd.gradient_descent, epochs=400)
+    found = find_learning_rate(
+        lambda x: (x[0] ** 2 + 10 * x[1] ** 2) / 2, jnp.ones(2), jaxgd.gradient_descent, epochs=400
+    )
     assert found.best == pytest.approx((1 + c) / (1 + 10 * c), rel=2e-3)
     assert found.edge == pytest.approx(2 / 10, rel=1e-3) and found.below_edge == pytest.approx(1.1, rel=3e-3)
 
@@ -297,7 +302,8 @@ def test_by_epochs_to_the_target():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [({"along": "momentum"}, "no axis"), ({"by": "speed"}, "final_cost"), ({"factor": 0.9}, "1 or more")]
+    ("arguments", "message"),
+    [({"along": "momentum"}, "no axis"), ({"by": "speed"}, "final_cost"), ({"factor": 0.9}, "1 or more")],
 )
 def test_best_rates_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -114,7 +114,9 @@ def test_oracle_reaches_every_class_of_outcome(precision):
     classes = rate_classes(precision)
     table = oracle_table(precision, 1000).sel(x=9000.0)
     for which in ("one side", "overshoots"):
-        assert {"converged", "descending"} == set(names(table.outcome.sel(learning_rate=classes[which], method="nearest")))
+        assert {"converged", "descending"} == set(
+            names(table.outcome.sel(learning_rate=classes[which], method="nearest"))
+        )
     assert names(table.outcome.sel(learning_rate=0.5)) == ["converged"]
 
 
@@ -382,7 +384,7 @@ def test_tolerances_follow_dtype_and_scale(precision):
 
 
 def test_codes_are_cf_flags_and_pending_is_zero():
-    assert (PENDING, CONVERGED, TRAPPED, OSCILLATING, DESCENDING, DIVERGED) == tuple(range(6))
+    assert tuple(range(6)) == (PENDING, CONVERGED, TRAPPED, OSCILLATING, DESCENDING, DIVERGED)
     attributes = swept(parabola, optax.sgd, [0.1], 1.0, 2).outcome.attrs
     assert attributes["flag_values"] == list(range(6))
     assert attributes["flag_meanings"] == "pending converged trapped oscillating descending diverged"

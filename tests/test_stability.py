@@ -44,7 +44,13 @@ def test_sharpness_of_random_quadratics(size, seed, decades):
 
 
 @pytest.mark.parametrize(
-    "eigenvalues", [np.full(80, 3.0), np.r_[np.full(40, 5.0), np.full(40, 1.0)], 5 - 1e-9 * np.arange(80), np.r_[1e-3, np.full(79, -1.0)]]
+    "eigenvalues",
+    [
+        np.full(80, 3.0),
+        np.r_[np.full(40, 5.0), np.full(40, 1.0)],
+        5 - 1e-9 * np.arange(80),
+        np.r_[1e-3, np.full(79, -1.0)],
+    ],
 )
 def test_crowded_spectra(eigenvalues):
     found = float(sharpness_of_quadratic(80)(rotated(eigenvalues, 0)))
@@ -72,7 +78,10 @@ def test_any_tree_and_any_batch_of_them(inner):
         return jnp.sum(jnp.cos(params["a"] * params["b"][0])) + params["a"] ** 4 + jnp.sum(params["b"][1] ** 3)
 
     rng = np.random.default_rng(1)
-    many = {"a": jnp.asarray(rng.normal(size=3)), "b": [jnp.asarray(rng.normal(size=(3, inner))), jnp.asarray(rng.normal(size=(3, 2)))]}
+    many = {
+        "a": jnp.asarray(rng.normal(size=3)),
+        "b": [jnp.asarray(rng.normal(size=(3, inner))), jnp.asarray(rng.normal(size=(3, 2)))],
+    }
 
     def by_matrix(params):
         flat, as_tree = jax.flatten_util.ravel_pytree(params)
@@ -115,7 +124,10 @@ def test_contractions_are_spectral_radii(beta, eigenvalue, scaled):
 
     rate = scaled / eigenvalue
     close = {"rel": 1e-6, "abs": 1e-7}  # a double root is known to √eps only
-    for rule, contraction in ((momentum_update, stability.polyak_contraction), (nesterov_update, stability.nesterov_contraction)):
+    for rule, contraction in (
+        (momentum_update, stability.polyak_contraction),
+        (nesterov_update, stability.nesterov_contraction),
+    ):
         radius = spectral_radius(lambda x, v, rule=rule: rule(x, v, eigenvalue * x, rate, beta))
         assert contraction(eigenvalue, rate, beta) == pytest.approx(radius, **close)
     assert stability.polyak_contraction(eigenvalue, rate, 0.0) == pytest.approx(
@@ -128,8 +140,14 @@ def test_contractions_are_spectral_radii(beta, eigenvalue, scaled):
 def test_contraction_is_one_at_the_limit_and_crosses_it_there(beta, eigenvalue):
     for limit, contraction in (
         (stability.polyak_limit(eigenvalue, beta), lambda rate: stability.polyak_contraction(eigenvalue, rate, beta)),
-        (stability.nesterov_limit(eigenvalue, beta), lambda rate: stability.nesterov_contraction(eigenvalue, rate, beta)),
-        (stability.gradient_descent_limit(eigenvalue), lambda rate: stability.gradient_descent_contraction(eigenvalue, rate)),
+        (
+            stability.nesterov_limit(eigenvalue, beta),
+            lambda rate: stability.nesterov_contraction(eigenvalue, rate, beta),
+        ),
+        (
+            stability.gradient_descent_limit(eigenvalue),
+            lambda rate: stability.gradient_descent_contraction(eigenvalue, rate),
+        ),
     ):
         assert contraction(0.999 * limit) < 1 < contraction(1.001 * limit)
         assert contraction(limit) == pytest.approx(1, abs=1e-12 / (1 - beta))  # the two roots lie 1 − β apart
@@ -148,7 +166,9 @@ def test_best_settings_on_quadratics(kappa, smallest):
     for rule, contraction in expected.items():
         best = getattr(stability, f"{rule}_best")(smallest, largest)
         momentum = () if rule == "gradient_descent" else (best.momentum,)
-        reached = [getattr(stability, f"{rule}_contraction")(e, best.learning_rate, *momentum) for e in (smallest, largest)]
+        reached = [
+            getattr(stability, f"{rule}_contraction")(e, best.learning_rate, *momentum) for e in (smallest, largest)
+        ]
         assert best.contraction == pytest.approx(contraction, rel=1e-12)
         assert max(reached) == pytest.approx(contraction, abs=1e-6)  # at a double root, so to √eps
     assert stability.polyak_best(1.0, 100.0).contraction == pytest.approx(0.818182, abs=5e-7)

@@ -47,13 +47,12 @@ DEFINITIONS = {
         (4 - 2.1 * x[0] ** 2 + x[0] ** 4 / 3) * x[0] ** 2 + x[0] * x[1] + (-4 + 4 * x[1] ** 2) * x[1] ** 2
     ),
     "goldstein_price": lambda x: (
-        1
-        + (x[0] + x[1] + 1) ** 2
-        * (19 - 14 * x[0] + 3 * x[0] ** 2 - 14 * x[1] + 6 * x[0] * x[1] + 3 * x[1] ** 2)
-    ) * (
-        30
-        + (2 * x[0] - 3 * x[1]) ** 2
-        * (18 - 32 * x[0] + 12 * x[0] ** 2 + 48 * x[1] - 36 * x[0] * x[1] + 27 * x[1] ** 2)
+        (1 + (x[0] + x[1] + 1) ** 2 * (19 - 14 * x[0] + 3 * x[0] ** 2 - 14 * x[1] + 6 * x[0] * x[1] + 3 * x[1] ** 2))
+        * (
+            30
+            + (2 * x[0] - 3 * x[1]) ** 2
+            * (18 - 32 * x[0] + 12 * x[0] ** 2 + 48 * x[1] - 36 * x[0] * x[1] + 27 * x[1] ** 2)
+        )
     ),
     "mccormick": lambda x: np.sin(x[0] + x[1]) + (x[0] - x[1]) ** 2 - 1.5 * x[0] + 2.5 * x[1] + 1,
     "easom": lambda x: -np.cos(x[0]) * np.cos(x[1]) * np.exp(-((x[0] - np.pi) ** 2 + (x[1] - np.pi) ** 2)),
@@ -71,8 +70,8 @@ DEFINITIONS = {
     ),
     "levy": lambda x: levy_of_w(1 + (x - 1) / 4),
     "styblinski_tang": lambda x: sum(v**4 - 16 * v**2 + 5 * v for v in x) / 2,
-    "zakharov": lambda x: sum(v**2 for v in x) + sum(
-        sum(0.5 * i * v for i, v in enumerate(x, start=1)) ** power for power in (2, 4)
+    "zakharov": lambda x: (
+        sum(v**2 for v in x) + sum(sum(0.5 * i * v for i, v in enumerate(x, start=1)) ** power for power in (2, 4))
     ),
     "dixon_price": lambda x: (
         (x[0] - 1) ** 2
@@ -171,7 +170,9 @@ def survey(case):
     surface, n = case.surface, case.dimension
     low, high = box = surface.box(n).T
     minima, local = surface.minima(n), surface.local_minima(n)
-    around = np.concatenate([minima, local])[:, None] + [[scale * rng.normal(size=n) for scale in 10.0 ** -np.arange(8)]]
+    around = np.concatenate([minima, local])[:, None] + [
+        [scale * rng.normal(size=n) for scale in 10.0 ** -np.arange(8)]
+    ]
     groups = {
         "minima": minima,
         "local": local,
@@ -182,7 +183,9 @@ def survey(case):
     }
     seen = see(case, np.concatenate(list(groups.values())))
     ends = np.cumsum([len(points) for points in groups.values()])
-    return {name: Seen(*parts) for name, *parts in zip(groups, *(np.split(each, ends[:-1]) for each in seen), strict=True)}
+    return {
+        name: Seen(*parts) for name, *parts in zip(groups, *(np.split(each, ends[:-1]) for each in seen), strict=True)
+    }
 
 
 def size(array):
@@ -191,7 +194,7 @@ def size(array):
 
 
 def cost_error(case, seen):
-    """By how much a computed cost may be wrong: the terms that cancel in it are as large as those of its Taylor series."""
+    """By how much a computed cost may be wrong: the terms that cancel are as large as those of its Taylor series."""
     away = size(seen.points)
     terms = np.abs(seen.cost) + size(seen.gradient) * away + size(seen.hessian) * away**2 / 2
     return case.eps * case.dimension * np.maximum(1, terms)

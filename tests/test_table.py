@@ -25,7 +25,7 @@ def results(outcome, dims, final_cost=None, best_epoch=None, target_epoch=None, 
             "best_epoch": figure(best_epoch, 0.0),
             "target_epoch": figure(target_epoch, np.nan),
         },
-        coords or {dim: np.arange(size) for dim, size in zip(dims, outcome.shape)},
+        coords or {dim: np.arange(size) for dim, size in zip(dims, outcome.shape, strict=True)},
     )
 
 
@@ -59,7 +59,10 @@ def test_best_by_the_epoch_that_met_the_target():
 
 def test_best_over_several_dimensions_and_over_none():
     costs = np.arange(6.0).reshape(2, 3)[::-1]
-    assert jaxgd.best(results(np.full((2, 3), CONVERGED), ("a", "b"), costs))[["a", "b"]].to_dict()["coords"]["a"]["data"] == 1
+    assert (
+        jaxgd.best(results(np.full((2, 3), CONVERGED), ("a", "b"), costs))[["a", "b"]].to_dict()["coords"]["a"]["data"]
+        == 1
+    )
     assert jaxgd.best(results(CONVERGED, ())).final_cost == 1
 
 
@@ -118,7 +121,9 @@ def test_edges_along_what_has_none():
 
 def test_edges_of_the_parabola_bracket_one():
     rates = np.linspace(0.1, 1.5, 57)
-    table = jaxgd.sweep(lambda rate: jaxgd.Descent(lambda x: x**2 + 5, 9.0, optax.sgd(rate)), {"rate": rates}, epochs=100)
+    table = jaxgd.sweep(
+        lambda rate: jaxgd.Descent(lambda x: x**2 + 5, 9.0, optax.sgd(rate)), {"rate": rates}, epochs=100
+    )
     edge = jaxgd.edges(table, along="rate")
     assert edge.stable <= 1 < edge.unstable and edge.changes == 1
 
@@ -149,7 +154,9 @@ def test_lanes_to_look_at_of_small_tables():
 # epochs missing
 
 
-@pytest.mark.parametrize("known", [{}, {"minimum": 5.0}, {"minimum": 5.0, "target": 5.5}], ids=["by gradient", "minimum", "target"])
+@pytest.mark.parametrize(
+    "known", [{}, {"minimum": 5.0}, {"minimum": 5.0, "target": 5.5}], ids=["by gradient", "minimum", "target"]
+)
 def test_epochs_missing_are_about_what_it_then_takes(known):
     def lane(rate):
         return jaxgd.Descent(lambda x: x**2 + 5, 30.0, optax.sgd(rate))
@@ -160,7 +167,9 @@ def test_epochs_missing_are_about_what_it_then_takes(known):
     missing = epochs_missing(table)
     for factor, outcome in ((0.9, DESCENDING), (1.1, CONVERGED)):
         for index, rate in enumerate(rates["rate"]):
-            epochs = int(300 + factor * missing[index] + (50 if outcome == CONVERGED else 0))  # the window has to be flat
+            epochs = int(
+                300 + factor * missing[index] + (50 if outcome == CONVERGED else 0)
+            )  # the window has to be flat
             again = jaxgd.sweep(lane, {"rate": [rate]}, epochs=epochs, **known)
             assert again.outcome.values.tolist() == [outcome]
 

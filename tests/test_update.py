@@ -26,9 +26,11 @@ numbers = st.floats(-10, 10, width=32, allow_subnormal=False)
 leaves = hnp.arrays(np.float32, st.sampled_from([(), (3,), (2, 3)]), elements=numbers).map(jnp.asarray)
 trees = st.recursive(
     leaves,
-    lambda inner: st.lists(inner, min_size=1, max_size=3)
-    | st.tuples(inner, inner)
-    | st.dictionaries(st.sampled_from(["kernel", "bias"]), inner, min_size=1),
+    lambda inner: (
+        st.lists(inner, min_size=1, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.sampled_from(["kernel", "bias"]), inner, min_size=1)
+    ),
     max_leaves=4,
 )
 rates = st.floats(0, 0.25, width=32, allow_subnormal=False)  # stable on the slope below, with every momentum
@@ -170,7 +172,14 @@ def test_integer_arrays_are_refused(zeros):
 
 @pytest.mark.parametrize(
     "gradx, rate",
-    [({"b": 1.0}, 0.1), ([1.0], 0.1), (1.0, 0.1), ({"a": 1.0, "b": 1.0}, 0.1), ({"a": 1.0}, {"b": 0.1}), ({"a": 1.0}, [1])],
+    [
+        ({"b": 1.0}, 0.1),
+        ([1.0], 0.1),
+        (1.0, 0.1),
+        ({"a": 1.0, "b": 1.0}, 0.1),
+        ({"a": 1.0}, {"b": 0.1}),
+        ({"a": 1.0}, [1]),
+    ],
 )
 def test_structures_that_do_not_fit_are_refused(gradx, rate):
     with pytest.raises(ValueError):
@@ -204,7 +213,7 @@ def test_the_derivative_of_a_step_by_its_rate_is_minus_the_gradient():
 
 # The lesson.
 
-LESSON = '''
+LESSON = """
 import random
 import jax
 from jaxgd import gradient_descent_update
@@ -218,7 +227,7 @@ for epoch in range(100):
     gradx = jax.grad(cost)(float(x))
     x = gradient_descent_update(x, gradx, learning_rate)
     print("EPOCH {}: Cost = {:.3f}, x = {:.3f}".format(epoch, cost(x), x))
-'''
+"""
 
 
 def test_signature_is_the_lessons():
