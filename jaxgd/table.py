@@ -120,7 +120,7 @@ def best(table: "xarray.Dataset", by: str = "final_cost") -> "xarray.Dataset":
 
 
 def ranking(table: "xarray.Dataset", by: str, count: int) -> list[dict[Any, int]]:
-    """Where the `count` best settings are, {dimension: index}, ranked as by `best`; what counts as worst is left out."""
+    """Where the `count` best settings are, {dimension: index}, ranked as `best` does; the worst have no rank."""
     values = table[by].where(np.isfinite(table[by]), np.inf)
     dead = np.isin(table["outcome"], (DIVERGED, PENDING))
     score = values.where(~dead, np.inf)
