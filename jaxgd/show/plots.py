@@ -16,8 +16,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from jaxgd.outcome import OUTCOMES
 from jaxgd.show.scales import WIDE, borders, is_log, with_heights
 from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, NOWHERE, RC
-from jaxgd.show.tables import by_name, is_axis, setting
-from jaxgd.table import REPLICATES, best
+from jaxgd.show.tables import is_axis, setting
+from jaxgd.table import REPLICATES, best, by_name
 
 if TYPE_CHECKING:
     import xarray
