@@ -23,7 +23,7 @@ from jaxgd.trials import Trials, trials_of
 if TYPE_CHECKING:
     import xarray
 
-_RESERVED = {*FIGURES, "params", "epoch", "cost_history"}  # variables of every result
+_RESERVED = {*FIGURES, "params", "epoch", "cost_history", "known_limit", "limit_formula", "sharpness"}  # in results
 _VARIES = ("seed", "start", "cost.constants")  # beside what varies the optimizer
 
 
