@@ -5,6 +5,7 @@
     results.zarr     an xarray.Dataset, one chunk-aligned box of the grid per batch
     paths.zarr       chosen lanes, record by record
     best.zarr        params of the best setting, where only those are kept
+    limits.zarr      the known limits, where rates are swept of a rule that theory knows
     figures/
 
 A batch is written, flushed to disk, and only then marked in the ledger. A batch that is not marked,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 LAYOUT = 1
 _MANIFEST, _RESULTS, _CONFIG = "manifest.json", "results.zarr", "run.toml"
-_PATHS, _BEST = "paths.zarr", "best.zarr"
+_PATHS, _BEST, _LIMITS = "paths.zarr", "best.zarr", "limits.zarr"
 _LEDGER = "done"
 _CODECS = (ZstdCodec(level=3), Crc32cCodec())  # a checksum on every chunk: Zstandard alone can return wrong numbers
 _PACKAGES = ("jaxgd", "jax", "jaxlib", "optax", "numpy", "xarray", "zarr")
@@ -97,6 +98,13 @@ class Folder:
         """Writes the params of the best setting, whole or not at all."""
         self._keep(_BEST, best)
 
+    def has_limits(self) -> bool:
+        return self._has(_LIMITS)
+
+    def keep_limits(self, limits: "xarray.Dataset") -> None:
+        """Writes the known limits, whole or not at all."""
+        self._keep(_LIMITS, limits)
+
     def _has(self, part: str) -> bool:
         return (self.path / part).is_dir() and _is_intact(self.path, part)
 
@@ -105,7 +113,7 @@ class Folder:
         attributes = {"coordinates": _words(dataset.coords)}
         group = zarr.create_group(beside, zarr_format=3, overwrite=True, attributes=attributes)
         for name, variable in dataset.variables.items():
-            _write_array(group, str(name), variable.dims, variable.values)
+            _write_array(group, str(name), variable.dims, variable.values, variable.attrs)
         _list_metadata(beside, dataset.variables)
         for file in _files(beside):
             _flush(file)
@@ -186,6 +194,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def opened_table(path: Path) -> "xarray.Dataset":
     """The results of a run as a Dataset in memory; lanes that have not run are NaN, their outcome pending.
 
+    With the run's known limits beside them, if it has any: `known_limit`, `limit_formula` and
+    `sharpness`, as `limits.known_limits` describes them.
+
     Raises:
       StoreError: the folder is no run's, or a file of it is damaged or missing.
     """
@@ -201,7 +212,8 @@ def opened_table(path: Path) -> "xarray.Dataset":
             results.variables[name].load()
         except _UNREADABLE as error:
             raise _damaged_chunk(path, group, str(name)) from error
-    return results
+    limits = _opened_part(path, _LIMITS)
+    return results if limits is None else results.assign(limits.data_vars)
 
 
 def opened_paths(path: Path) -> "xarray.Dataset | None":
@@ -281,7 +293,13 @@ def _lay_out(path: Path, plan: Plan) -> None:
     _list_metadata(path, [*labels, *variables, _LEDGER])
 
 
-def _write_array(group: zarr.Group, name: str, dimensions: Iterable[Any], values: np.ndarray) -> None:
+def _write_array(
+    group: zarr.Group,
+    name: str,
+    dimensions: Iterable[Any],
+    values: np.ndarray,
+    attributes: dict[str, Any] | None = None,
+) -> None:
     """One array in one chunk; text as Zarr specifies it, of any length (NumPy's fixed length has no specification)."""
     array = group.create_array(
         name,
@@ -289,6 +307,7 @@ def _write_array(group: zarr.Group, name: str, dimensions: Iterable[Any], values
         chunks=tuple(max(1, size) for size in values.shape),
         dtype=str if values.dtype.kind in "UTO" else values.dtype,
         dimension_names=tuple(map(str, dimensions)),
+        attributes=attributes,
         compressors=_CODECS,
     )
     with zarr.config.set({"array.write_empty_chunks": True}):
