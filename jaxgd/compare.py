@@ -43,6 +43,12 @@ class Contender(NamedTuple):
     ranges: tuple[Range, ...]
 
 
+def figures(table: "xarray.Dataset") -> list[str]:
+    """What optimizers can be compared by: costs and accuracies, but none of test, which is for the report."""
+    known = ("final_cost", "best_cost", *METRICS)
+    return [name for name in known if name in table and not name.startswith("test_")]
+
+
 def compared(table: "xarray.Dataset", by: str | None = None, factor: float = 2.0) -> list[Contender]:
     """Each optimizer's best setting, and how sensitive it is to each of its hyperparameters, the best first.
 
@@ -74,6 +80,7 @@ def _contender(name: str, table: "xarray.Dataset", by: str, factor: float) -> Co
     reported = [by, *(metric for metric in METRICS if metric.startswith("test") and metric in table)]
     figures = {figure: figure_of(setting, figure) for figure in dict.fromkeys(reported)}
     varied = [str(c) for c in setting.coords if _varies(table, str(c))]
+    setting = setting.drop_vars("trial", errors="ignore")
     ranges = tuple(_range(table, setting, along, by, factor) for along in varied)
     return Contender(name, int(ran.sum()), share, setting, figures, ranges)
 

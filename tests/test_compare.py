@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import xarray
+from command import command
 
 from jaxgd.compare import compared, expected_best, expected_minimum
 from jaxgd.outcome import DESCENDING, DIVERGED, PENDING
+from jaxgd.show.comparison import _escaped
 
 
 def results(costs, dims, coords, **more):
@@ -102,3 +104,50 @@ def test_a_range_is_taken_where_the_others_are_at_their_best():
     labels = {"trial": range(6), "momentum": ("trial", momentum), "rate": ("trial", rate)}
     (trials,) = compared(results(costs.ravel(), ("trial",), labels))
     assert whole.ranges == trials.ranges == (("momentum", 0.9, 0.9, 0.9), ("rate", 1, 2, 2))
+
+
+RACE = """
+title = "A & B"
+[cost]
+surface = "rosenbrock"
+[start]
+x = [-1.2, 1.0]
+[optimizers.gradient_descent]
+learning_rate = 0.001
+[optimizers.adam]
+learning_rate = 0.02
+b1 = 0.9
+[run]
+epochs = 20
+[sweep]
+optimizers.gradient_descent.learning_rate = { values = [1e-4, 5e-4, 1e-3, 1e-2] }
+optimizers.adam.learning_rate = { values = [0.01, 0.1] }
+optimizers.adam.b1 = { values = [0.5, 0.9] }
+"""
+
+
+def test_the_command_says_who_is_best_and_draws_the_curves(tmp_path, monkeypatch, compiled_in_haste):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "race.toml").write_text(RACE)
+    assert command("run", "race.toml").code == 0
+    code, out, err = command("compare", "race")
+    assert (code, err) == (0, "") and out.startswith("A & B\n")
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[2][:4] == ["optimizer", "final", "cost", "at"]
+    assert [line[0] for line in lines if "learning_rate" in line] == ["gradient_descent", "adam"]
+    (picture,) = tmp_path.glob("runs/*/figures/expected_best.png")
+    assert picture.stat().st_size > 1000 and str(picture.relative_to(tmp_path)) in out
+    table = command("compare", "race", "--latex").out.splitlines()
+    assert table[0] == r"\begin{tabular}{lllll}" and table[-1] == r"\end{tabular}"
+    (row,) = [line for line in table if line.startswith(r"gradient\_descent & ")]
+    assert r"& learning\_rate = 0.001 & " in row and row.endswith(r"25 \% \\")
+    assert all(line.count(" & ") == 4 for line in table[2:-2] if line != r"\midrule")
+    refused = command("compare", "race", "--by", "final_cots")
+    assert refused.code == 2 and "did you mean final_cost?" in refused.err
+
+
+def test_latex_prints_what_was_said():
+    assert _escaped(r"a_b & 5 % of $x^2$ ~ {\n}") == (
+        r"a\_b \& 5 \% of \$x\textasciicircum{}2\$ \textasciitilde{} \{\textbackslash{}n\}"
+    )
+    assert _escaped("1.5e-07 … 2e+12") == r"1.5 $\cdot 10^{-7}$ \dots{} 2 $\cdot 10^{12}$"

@@ -1,5 +1,6 @@
 """Optimizers beside each other: a table for the terminal, the same in LaTeX, and the curves of few trials."""
 
+import itertools
 import math
 import re
 from typing import TYPE_CHECKING
@@ -15,7 +16,6 @@ from jaxgd.compare import Contender
 from jaxgd.show.scales import WIDE
 from jaxgd.show.style import DASHES, LINES, RC
 from jaxgd.show.tables import setting
-from jaxgd.table import is_accuracy
 
 if TYPE_CHECKING:
     import xarray
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 def words(contenders: list[Contender], by: str, factor: float) -> Table:
     """The comparison for the terminal."""
     heads, *rows = _cells(contenders, by, factor)
-    shown = Table(*heads, box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
+    shown = Table(*heads, box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in shown.columns:
+        column.no_wrap = True
     for row in rows:
         shown.add_row(*map(Text, row))
     return shown
@@ -33,7 +35,7 @@ def words(contenders: list[Contender], by: str, factor: float) -> Table:
 def latex(contenders: list[Contender], by: str, factor: float) -> str:
     """The comparison as a LaTeX table; it needs the package booktabs."""
     heads, *rows = _cells(contenders, by, factor)
-    lines = [" & ".join(map(_escaped, row)).replace("\n", ", ") + r" \\" for row in rows]
+    lines = [" & ".join(map(_escaped, line)) + r" \\" for row in rows for line in _lines(row)]
     head = " & ".join(map(_escaped, heads)) + r" \\"
     body = [rf"\begin{{tabular}}{{{'l' * len(heads)}}}", r"\toprule", head, r"\midrule", *lines, r"\bottomrule"]
     return "\n".join([*body, r"\end{tabular}"])
@@ -62,18 +64,22 @@ def curves(expected: "xarray.Dataset", title: str) -> Figure:
 
 
 def _cells(contenders: list[Contender], by: str, factor: float) -> list[list[str]]:
-    """Headings, then a row for each contender."""
+    """Headings, then a row for each contender; what it varies has a line each."""
     figures = list(next((c.figures for c in contenders if c.figures), {by: None}))
-    varied = any(c.ranges for c in contenders)
-    within = f"within a factor of {factor:g} of {'what it misses' if is_accuracy(by) else 'that'}"
-    heads = ["optimizer", "best setting", *(name.replace("_", " ") for name in figures), *[within] * varied, "diverged"]
+    heads = ["optimizer", *(name.replace("_", " ") for name in figures), "at", f"within × {factor:g}", "diverged"]
     rows = []
     for contender in contenders:
-        said = setting(contender.setting) if contender.setting is not None else "none: all diverged"
-        scored = [_spread(contender.figures[name]) if name in contender.figures else "" for name in figures]
-        ranges = ["\n".join(_range(one) for one in contender.ranges)] * varied
-        rows.append([contender.name or "the only one", said, *scored, *ranges, f"{100 * contender.diverged:.0f} %"])
+        scored = [_spread(contender.figures[name]) if name in contender.figures else "none" for name in figures]
+        at = "\n".join(setting(contender.setting).split(", ")) if contender.setting is not None else ""
+        ranges = {one.name: _range(one) for one in contender.ranges}
+        within = "\n".join(ranges.get(line.split(" = ")[0], "") for line in at.split("\n"))
+        rows.append([contender.name or "the only one", *scored, at, within, f"{100 * contender.diverged:.0f} %"])
     return [heads, *rows]
+
+
+def _lines(row: list[str]) -> list[tuple[str, ...]]:
+    """A row whose cells hold several lines, line by line."""
+    return list(itertools.zip_longest(*(cell.split("\n") for cell in row), fillvalue=""))
 
 
 def _spread(figure: compare.Figure) -> str:
@@ -81,10 +87,8 @@ def _spread(figure: compare.Figure) -> str:
 
 
 def _range(one: compare.Range) -> str:
-    if math.isnan(one.low):
-        return one.name
     ratio = f" (× {one.high / one.low:.3g})" if one.low > 0 else ""
-    return f"{one.name} {one.low:.4g} … {one.high:.4g}{ratio}"
+    return "" if math.isnan(one.low) else f"{one.low:.4g} … {one.high:.4g}{ratio}"
 
 
 _LATEX = {
