@@ -23,6 +23,7 @@ app = typer.Typer(
 
 _SET_HELP = "Lay a value over the config, as in run.epochs=200 or sweep={}; as often as you like."
 _RUN_HELP = "A run folder, its config, or the beginning of its name."
+_FRESH_HELP = "Begin anew; an earlier run of the same config is kept under another name."
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN_HELP, show_default=False)]
@@ -118,6 +119,7 @@ def run(
     config: ConfigPath,
     set: Settings = None,
     open: Annotated[bool, typer.Option("--open", help="Open the picture when done.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help=_FRESH_HELP)] = False,
 ) -> None:
     """Carry out a config, and show what came of it.
 
@@ -130,6 +132,8 @@ def run(
 
     began = time.perf_counter()
     prepared = runs.prepared(config, set or ())
+    if fresh and (earlier := runs.set_aside(prepared)):
+        _console(stderr=True).print(f"the earlier run is kept as {earlier}", soft_wrap=True, markup=False)
     _carry_out(prepared)
     table, paths = store.opened_table(prepared.folder).load(), store.opened_paths(prepared.folder)
     if prepared.plan.lanes == 1:
