@@ -23,7 +23,7 @@ from jaxgd.user_lane import UserLane
 if TYPE_CHECKING:
     import xarray
 
-_RESERVED = {*FIGURES, "params", "epoch", "cost_history"}  # variables of every result
+_RESERVED = {*FIGURES, "params", "epoch", "cost_history", "known_limit", "limit_formula", "sharpness"}  # in results
 
 
 def planned(config: Config, where: str, folder: Path) -> plans.Plan:

@@ -5,6 +5,7 @@
     results.zarr     an xarray.Dataset, one chunk-aligned box of the grid per batch
     paths.zarr       chosen lanes, record by record
     best.zarr        params of the best setting, where only those are kept
+    limits.zarr      the known limits, where rates are swept of a rule that theory knows
     figures/
 
 A batch is written, flushed to disk, and only then marked in the ledger. A batch that is not marked,
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     import xarray
 
 _RESULTS, _CONFIG = "results.zarr", "run.toml"
-_PATHS, _BEST = "paths.zarr", "best.zarr"
+_PATHS, _BEST, _LIMITS = "paths.zarr", "best.zarr", "limits.zarr"
+_DERIVED = (_PATHS, _BEST, _LIMITS)
 _LEDGER = "done"
 _CODECS = (ZstdCodec(level=3), Crc32cCodec())  # a checksum on every chunk: Zstandard alone can return wrong numbers
 
@@ -106,6 +108,13 @@ class Folder:
         """Writes the params of the best setting, whole or not at all."""
         self._keep(_BEST, best)
 
+    def has_limits(self) -> bool:
+        return self._has(_LIMITS)
+
+    def keep_limits(self, limits: "xarray.Dataset") -> None:
+        """Writes the known limits, whole or not at all."""
+        self._keep(_LIMITS, limits)
+
     def _has(self, part: str) -> bool:
         return (self.path / part).is_dir() and is_intact(self.path, part)
 
@@ -115,7 +124,7 @@ class Folder:
         shutil.rmtree(beside, ignore_errors=True)
         group = zarr.create_group(_Flushed(beside), zarr_format=3, attributes=attributes)
         for name, variable in dataset.variables.items():
-            _write_array(group, str(name), variable.dims, variable.values)
+            _write_array(group, str(name), variable.dims, variable.values, variable.attrs)
         _list_metadata(beside, dataset.variables)
         flush_folders(beside)
         shutil.rmtree(self.path / part, ignore_errors=True)
@@ -153,6 +162,9 @@ def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path =
             raise StoreError(f"{path} holds another run: its cost, axes or settings differ; name another folder")
         check_intact(path, _RESULTS)
         sweep_partial(path)
+        for part in _DERIVED:
+            if not is_intact(path, part):
+                shutil.rmtree(path / part, ignore_errors=True)  # made anew from the results
         return _open(path, plan)
     beside = path.with_name(f".{path.name}.partial")  # whoever finds the folder finds it whole
     shutil.rmtree(beside, ignore_errors=True)
@@ -202,6 +214,9 @@ def _open(path: Path, plan: Plan) -> Folder:
 def opened_table(path: Path) -> "xarray.Dataset":
     """The results of a run as a Dataset in memory; lanes that have not run are NaN, their outcome pending.
 
+    With the run's known limits beside them, if it has any: `known_limit`, `limit_formula` and
+    `sharpness`, as `limits.known_limits` describes them.
+
     Raises:
       StoreError: the folder is no run's, or a file of it is damaged or missing.
     """
@@ -220,7 +235,8 @@ def opened_table(path: Path) -> "xarray.Dataset":
         except _UNREADABLE as error:
             where = path / _RESULTS / str(name)
             raise StoreError(f"{where} holds a torn chunk of a batch that is not finished; run again") from error
-    return results
+    limits = _opened_part(path, _LIMITS)
+    return results if limits is None else results.assign(limits.data_vars)
 
 
 def opened_paths(path: Path) -> "xarray.Dataset | None":
@@ -292,7 +308,13 @@ def _lay_out(path: Path, plan: Plan) -> None:
     _list_metadata(path, [*labels, *variables, _LEDGER])
 
 
-def _write_array(group: zarr.Group, name: str, dimensions: Iterable[Any], values: np.ndarray) -> None:
+def _write_array(
+    group: zarr.Group,
+    name: str,
+    dimensions: Iterable[Any],
+    values: np.ndarray,
+    attributes: dict[str, Any] | None = None,
+) -> None:
     """One array in one chunk; text as Zarr specifies it, of any length (NumPy's fixed length has no specification)."""
     array = group.create_array(
         name,
@@ -300,6 +322,7 @@ def _write_array(group: zarr.Group, name: str, dimensions: Iterable[Any], values
         chunks=tuple(max(1, size) for size in values.shape),
         dtype=str if values.dtype.kind in "UTO" else values.dtype,
         dimension_names=tuple(map(str, dimensions)),
+        attributes=attributes,
         compressors=_CODECS,
     )
     with _EMPTY_CHUNKS_TOO():

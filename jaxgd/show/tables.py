@@ -177,7 +177,18 @@ def edge_words(table: "xarray.Dataset", along: str) -> list[str]:
     unstable = edge["unstable"].values
     if np.isfinite(unstable).any():
         said.append(f"diverges from {_span(np.nanmin(unstable), np.nanmax(unstable))} on")
-    return said
+    return said + _limit_words(table, along)
+
+
+def _limit_words(table: "xarray.Dataset", along: str) -> list[str]:
+    """Up to which rate theory calls the rule stable, where it knows."""
+    limit = table.get("known_limit")
+    if limit is None or limit.attrs["along"] != along or not np.isfinite(limit).any():
+        return []
+    limit, curve = (
+        np.unique(values[np.isfinite(values)])[[0, -1]] for values in (limit.values, table["sharpness"].values)
+    )
+    return [f"in theory stable up to {_span(*limit)} = {table['limit_formula'].item()}, sharpness λ = {_span(*curve)}"]
 
 
 def _span(low: Any, high: Any) -> str:
