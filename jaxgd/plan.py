@@ -321,6 +321,25 @@ def bound(plan: Plan, index: tuple[int, ...]) -> Callable[..., Descent]:
     return lane
 
 
+def by_program(plan: Plan, lanes: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
+    """Places of lanes in their list, by the program that carries them out."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, index in enumerate(lanes):
+        static = tuple(i if dimension.static else 0 for dimension, i in zip(plan.dimensions, index, strict=True))
+        groups.setdefault(static, []).append(place)
+    return groups
+
+
+def points(plan: Plan, lanes: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+    """The traced arguments of some lanes, [lane, ...]."""
+    return {
+        name: jax.tree.map(lambda values, along=along: values[[lane[along] for lane in lanes]], dimension.axes[name])
+        for along, dimension in enumerate(plan.dimensions)
+        for name in dimension.axes
+        if not dimension.is_each(name)
+    }
+
+
 def outline(plan: Plan, index: tuple[int, ...]) -> dict[str, PyTree]:
     """Shapes and dtypes of the params and state of the lanes at `index` along the static dimensions.
 
