@@ -48,7 +48,7 @@ class Watch(NamedTuple):
     cost: Float[Array, ""]
     gradient_norm: Float[Array, ""]
     finite: Bool[Array, ""]  # whether the last state was
-    grads: PyTree
+    grads: PyTree  # or, where the lane is judged by its cost alone, the last change of that
     crossings: Int[Array, ""]
     growths: Int[Array, ""]
     swing: Float[Array, ""]  # highest gradient norm of the present swing
@@ -57,17 +57,22 @@ class Watch(NamedTuple):
     highest_gradient_norm: Float[Array, ""]
 
 
-def watch_from(params: PyTree, cost: Float[Array, ""]) -> Watch:
-    """A watch before its first look."""
+def watch_from(params: PyTree, cost: Float[Array, ""], by_cost: bool = False) -> Watch:
+    """A watch before its first look, at grads or at the cost alone."""
     unseen = jnp.full_like(cost, jnp.nan)
-    still = jax.tree.map(jnp.zeros_like, params)
+    still = jax.tree.map(jnp.zeros_like, cost if by_cost else params)
     none = jnp.int32(0)
     return Watch(params, unseen, unseen, jnp.bool(False), still, none, none, unseen, unseen, unseen, unseen)
 
 
-def look(watch: Watch, params: PyTree, cost: Float[Array, ""], grads: PyTree) -> Watch:
-    """One look at a lane. To look again at a lane that stands still changes nothing."""
-    gradient_norm = norm(grads)
+def look(watch: Watch, params: PyTree, cost: Float[Array, ""], grads: PyTree | None) -> Watch:
+    """One look at a lane. To look again at a lane that stands still changes nothing.
+
+    Without grads (those of the whole data say little of a lane that follows those of batches), a
+    crossing is a turn of the cost, and there are no gradient norms.
+    """
+    gradient_norm = jnp.full_like(cost, jnp.nan) if grads is None else norm(grads)
+    grads = cost - watch.cost if grads is None else grads
     finite = jnp.isfinite(cost) & all_finite(params)
     seen = jnp.where(finite, gradient_norm, jnp.nan)  # fmax passes over what has not been, or can't be, seen
     crossed = dot(watch.grads, grads) < 0
@@ -220,13 +225,14 @@ def judged(figures: dict[str, Any], minimum: float | None, minima: Any, toleranc
 
     The params become one entry per leaf: `params`, `params.x`, `params.hidden.kernel`.
     """
-    params = figures.pop("params")
+    params, metrics = figures.pop("params"), figures.pop("metrics", {})
     codes = verdict(figures, minimum, tolerance)
     settled = np.isin(codes, (CONVERGED, TRAPPED))
     return {
         "outcome": codes,
         **figures,
         "minimum": np.where(settled, reached(params, minima, figures["target_epoch"] >= 0), NEVER).astype(np.int32),
+        **metrics,
         **named("params", params),
     }
 

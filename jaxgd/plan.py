@@ -329,8 +329,8 @@ def outline(plan: Plan, index: tuple[int, ...]) -> dict[str, PyTree]:
     """
 
     def first_state(arguments):
-        _, params, optimizer = opened(bound(plan, index)(**arguments))
-        return {"params": params, "state": optimizer.init(params)}
+        one = opened(bound(plan, index)(**arguments))
+        return {"params": one.params, "state": one.init(one.params), "metrics": one.metrics(one.params)}
 
     with jax.enable_x64(plan.x64), plain_words():
         return jax.eval_shape(first_state, arguments(plan))
