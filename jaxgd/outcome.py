@@ -30,7 +30,7 @@ FIGURES = {
     "start_gradient_norm": "gradient norm at the start",
     "target_epoch": "epoch that met the target",
     "diverged_epoch": "epoch at which cost or params left the finite numbers, or cost passed the ceiling",
-    "crossings": "successive gradients in the window that point against each other",
+    "crossings": "successive gradients in the window that point against each other; with batches, turns of the cost",
     "minimum": "which of the known minima was reached",
     "window": "updates in the lane's last segment",
     "growths": "swings in the window whose highest gradient norm outgrew that of the swing before",
@@ -130,6 +130,12 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
     3 oscillating: the rest.
     0 pending: not run.
 
+    A lane that passes over batches follows the gradients of those, so it is judged by the cost of
+    the whole data alone, over its last at most 10 epochs, in which it turns (`crossings`) instead of
+    overshooting. It has converged only if it met the target or a known minimum; it has diverged,
+    too, if it made no new low in the window and ends above its start; and it is descending if it
+    made one, or if its cost does not turn.
+
     Args:
       table: figures by the names of `FIGURES`; NumPy arrays, or an xarray.Dataset.
       minimum: the lowest cost, if it is known.
@@ -155,6 +161,8 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
         resolution = 8 * eps * np.maximum(1, np.abs(figure["start_cost"]))
         overshoots = (2 * crossings > n) & (4 * figure["growths"] >= 3 * crossings)
         climbs = (crossings == 0) & (cost > figure["start_cost"] + resolution)
+        by_cost = np.isnan(figure["highest_gradient_norm"])
+        worse = by_cost & (cost > figure["start_cost"] + resolution)
         outgrown = figure["swing_gradient_norm"] > figure["start_gradient_norm"] * (1 + figure["epochs"] * eps)
         swing, widest = figure["swing_gradient_norm"], figure["highest_gradient_norm"]
         shrinks = (10 * swing < widest) | ((swing < widest * (1 - n * eps)) & (4 * figure["growths"] <= crossings))
@@ -163,7 +171,7 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
             (DIVERGED, figure["diverged_epoch"] >= 0),
             (CONVERGED, (figure["target_epoch"] >= 0) | arrived),
             (TRAPPED, vanishes),
-            (DIVERGED, ~(figure["progress"] > 0) & outgrown & (overshoots | climbs)),
+            (DIVERGED, ~(figure["progress"] > 0) & (worse | (outgrown & (overshoots | climbs)))),
             (DESCENDING, (figure["progress"] > within.cost) | shrinks | (crossings == 0)),
         ]
     codes, conditions = zip(*rules, strict=True)

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import config as cfg
-from jaxgd import lane, store, table
+from jaxgd import lane, limits, store, table
 from jaxgd import plan as plans
 from jaxgd.config import Config, ConfigError
 from jaxgd.descent import Descent, History, norm, opened
+from jaxgd.files import sole_writer
 from jaxgd.outcome import choose, named
 from jaxgd.sweep import carried_out
 
@@ -57,7 +58,22 @@ def prepared(path: Path, settings: Iterable[str] = (), runs: Path = RUNS) -> Pre
 
 
 def carry_out(run: Prepared, progress: Progress = lambda done, lanes: None) -> None:
-    """Does what is unfinished of a run, and repeats nothing."""
+    """Does what is unfinished of a run, and repeats nothing.
+
+    Raises:
+      StoreError: another process is at it, or the folder can't be used.
+    """
+    with sole_writer(run.folder):
+        _carry_out(run, progress)
+
+
+def set_aside(run: Prepared) -> Path | None:
+    """Gives the folder of a run another name, so that it begins anew; returns the name, None if there is no folder."""
+    with sole_writer(run.folder):
+        return store.set_aside(run.folder)
+
+
+def _carry_out(run: Prepared, progress: Progress) -> None:
     folder = store.opened(run.folder, run.plan, run.fingerprint, run.source)
     folder.keep_config(cfg.as_toml(run.config))
     boxes = folder.unfinished()
@@ -75,6 +91,10 @@ def carry_out(run: Prepared, progress: Progress = lambda done, lanes: None) -> N
         best = best_params(run.plan, folder.table(), run.config.run.select)
         if best is not None:
             folder.keep_best(best)
+    if not folder.has_limits():
+        known = limits.known_limits(run.config, run.plan, folder.table())
+        if known is not None:
+            folder.keep_limits(known)
     folder.finish()
 
 
@@ -94,6 +114,7 @@ def resolved(name: str, runs: Path = RUNS) -> Path:
         return folder
     known = sorted(p.parent.name for p in runs.glob("*/manifest.json"))
     found = [one for one in known if one.startswith(name)]
+    found = [name] if name in found else found  # whole, though others that were set aside begin so too
     if len(found) != 1:
         several = f"could be {', '.join(found)}" if found else f"is no run{cfg.near(name, known)}"
         raise ConfigError(f"{name} {several}; give a run folder, its config, or the beginning of its name")
@@ -115,7 +136,7 @@ def paths(plan: plans.Plan, results: "xarray.Dataset", chosen: list[tuple[int, .
     epochs = np.unique(np.linspace(0, plan.epochs, _records_kept(plan, len(chosen))).round().astype(np.int32))
     ended = np.array([int(results["epochs"].values[index]) for index in chosen], np.int32)
     records: list[dict[str, np.ndarray]] = [{}] * len(chosen)
-    for static, places in _by_program(plan, chosen).items():
+    for static, places in plans.by_program(plan, chosen).items():
         together = _replayed(plan, static, [chosen[place] for place in places], ended[places], epochs)
         for row, place in enumerate(places):
             records[place] = {name: values[row] for name, values in together.items()}
@@ -158,15 +179,6 @@ def best_params(plan: plans.Plan, results: "xarray.Dataset", select: str) -> "xa
     return xarray.Dataset(data, winner.coords)
 
 
-def _by_program(plan: plans.Plan, chosen: list[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
-    """Places of the chosen lanes, by the program that carries them out."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for place, index in enumerate(chosen):
-        static = tuple(i if dimension.static else 0 for dimension, i in zip(plan.dimensions, index, strict=True))
-        groups.setdefault(static, []).append(place)
-    return groups
-
-
 def _replayed(
     plan: plans.Plan, static: tuple[int, ...], lanes: list[tuple[int, ...]], ended: np.ndarray, epochs: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -177,21 +189,11 @@ def _replayed(
         program = jax.jit(jax.vmap(partial(_recorded, plans.bound(plan, static), epochs)))
         for first in range(0, len(lanes), size):
             block = np.minimum(np.arange(first, first + size), len(lanes) - 1)  # padded: one program does for all
-            history = program(ended[block], _points(plan, [lanes[i] for i in block]))
+            history = program(ended[block], plans.points(plan, [lanes[i] for i in block]))
             records.append(jax.tree.map(lambda a, first=first: np.asarray(a)[: len(lanes) - first], history))
     history = jax.tree.map(lambda *blocks: np.concatenate(blocks), *records)
     norms = {"cost": history.cost, "gradient_norm": history.gradient_norm}
     return norms | history.metrics | named("params", history.params)
-
-
-def _points(plan: plans.Plan, lanes: list[tuple[int, ...]]) -> dict[str, Any]:
-    """The traced arguments of some lanes, [lane, ...]."""
-    return {
-        name: jax.tree.map(lambda values, along=along: values[[lane[along] for lane in lanes]], dimension.axes[name])
-        for along, dimension in enumerate(plan.dimensions)
-        for name in dimension.axes
-        if not dimension.is_each(name)
-    }
 
 
 def _recorded(lane: Callable[..., Descent], epochs: np.ndarray, ended: Any, point: dict[str, Any]) -> History:

@@ -92,18 +92,22 @@ def known_limit(optimizer: str, sharpness: Number, hyperparameters: Mapping[str,
       sharpness: λ at the minimum.
       hyperparameters: what the optimizer is given besides its rate, by name.
     """
-    momentum = hyperparameters.get("momentum")
-    if optimizer == "sgd":
-        optimizer = "gradient_descent" if momentum is None else "momentum"
-        optimizer = "nesterov" if momentum is not None and hyperparameters.get("nesterov") else optimizer
-    if optimizer == "gradient_descent":
-        return gradient_descent_limit(sharpness)
-    if optimizer not in ("momentum", "nesterov"):
-        return None
-    limit = polyak_limit if optimizer == "momentum" else nesterov_limit
+    rule, momentum = known_rule(optimizer, hyperparameters), hyperparameters.get("momentum")
+    if rule is None or rule == "gradient_descent":
+        return gradient_descent_limit(sharpness) if rule else None
+    limit = polyak_limit if rule == "momentum" else nesterov_limit
     return limit(sharpness, _DEFAULT_MOMENTUM if momentum is None else momentum)
 
 
+def known_rule(optimizer: str, hyperparameters: Mapping[str, Any]) -> str | None:
+    """Which of the rules in `FORMULAS` an optimizer carries out, by its name in a config; None if it is another."""
+    if optimizer == "sgd":
+        optimizer = "gradient_descent" if hyperparameters.get("momentum") is None else "momentum"
+        optimizer = "nesterov" if optimizer == "momentum" and hyperparameters.get("nesterov") else optimizer
+    return optimizer if optimizer in FORMULAS else None
+
+
+FORMULAS = {"gradient_descent": "2/λ", "momentum": "(2 + 2β)/λ", "nesterov": "(2 + 2β)/(λ(1 + 2β))"}
 _DEFAULT_MOMENTUM = 0.9  # of jaxgd.momentum and jaxgd.nesterov
 
 

@@ -39,7 +39,8 @@ def variables(plan: Plan) -> dict[str, Variable]:
     )
     if plan.minima is not None and np.size(plan.minima):
         described["minimum"].attributes["known_minima"] = np.asarray(plan.minima).tolist()
-    for name, leaf in named("params", plan.outline["params"]).items() if plan.keep_params else ():
+    leaves = named("params", plan.outline["params"]) if plan.keep_params else {}
+    for name, leaf in (plan.outline["metrics"] | leaves).items():
         inner = tuple(f"{name}.{axis}" for axis in range(len(leaf.shape)))
         attributes = {"long_name": f"{name} of the last finite state"}
         described[name] = Variable(grid + inner, plan.shape + leaf.shape, np.dtype(leaf.dtype), np.nan, attributes)
@@ -111,18 +112,27 @@ def best(table: "xarray.Dataset", by: str = "final_cost") -> "xarray.Dataset":
     >>> float(best(results).learning_rate)
     0.4
     """
+    places = ranking(table, by, 1)
+    if not places:
+        raise ValueError(
+            "there is no best setting: " + ("no lane met the target" if by == "target_epoch" else "every lane diverged")
+        )
+    return table.isel(places[0])
+
+
+def ranking(table: "xarray.Dataset", by: str, count: int) -> list[dict[Any, int]]:
+    """Where the `count` best settings are, {dimension: index}, ranked as `best` does; the worst have no rank."""
     values = table[by].where(np.isfinite(table[by]), np.inf)
     dead = np.isin(table["outcome"], (DIVERGED, PENDING))
     score = values.where(~dead, np.inf)
     replicates = [name for name in REPLICATES if name in score.dims]
     score, haste = score.median(replicates), table["best_epoch"].median(replicates)
-    if not np.isfinite(score).any():
-        raise ValueError(
-            "there is no best setting: " + ("no lane met the target" if by == "target_epoch" else "every lane diverged")
-        )
-    haste = haste.where(score == score.min(), np.inf)
-    where = np.unravel_index(np.argmin(haste.values), haste.shape)
-    return table.isel(dict(zip(haste.dims, where, strict=True)))
+    scores, hastes = score.values.ravel(), haste.values.ravel()
+    found = np.flatnonzero(np.isfinite(scores))
+    if len(found) > count:  # to sort a million for the sake of a few would take long
+        found = found[scores[found] <= np.partition(scores[found], count - 1)[count - 1]]
+    found = found[np.lexsort((hastes[found], scores[found]))][:count]
+    return [dict(zip(score.dims, map(int, np.unravel_index(place, score.shape)), strict=True)) for place in found]
 
 
 def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":

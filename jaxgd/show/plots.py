@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from jaxgd.outcome import DIVERGED, OUTCOMES
+from jaxgd.outcome import OUTCOMES
+from jaxgd.show.scales import WIDE, borders, is_log, with_heights
 from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, NOWHERE, RC
 from jaxgd.show.tables import by_name, is_axis, setting
 from jaxgd.table import REPLICATES, best
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 _MOST_POINTS = 20_000  # drawn along one axis; beyond it they only hide each other
 _MOST_CELLS = 1_000  # of a map, each way: more than a page has dots
 _MOST_CURVES, _MOST_ROWS, _MOST_MINIMA = 12, 8, 10
-_WIDE = 100  # span of a scale's values from which it is logarithmic
 
 
 def overview(table: "xarray.Dataset", paths: "xarray.Dataset | None", title: str) -> Figure:
@@ -34,7 +34,7 @@ def overview(table: "xarray.Dataset", paths: "xarray.Dataset | None", title: str
     with matplotlib.rc_context(RC):
         if not along and paths is not None:
             return _curves(table, paths, title)
-        rows = dict(list(by_name(_with_heights(table)).items())[:_MOST_ROWS])
+        rows = dict(list(by_name(with_heights(table)).items())[:_MOST_ROWS])
         if len(along) < 2 or "trial" in along:
             return _strips(rows, along[0] if along else _longest(table, 1)[0], title)
         return _maps(rows, *_longest(table, 2), title)
@@ -45,31 +45,6 @@ def _longest(table: "xarray.Dataset", count: int) -> list[str]:
     numeric = [str(d) for d in table["outcome"].dims if table[d].dtype.kind in "iuf"]
     chosen = sorted(numeric, key=lambda d: (not is_axis(table, d), -table.sizes[d]))[:count]
     return [d for d in numeric if d in chosen]
-
-
-def _with_heights(table: "xarray.Dataset") -> "xarray.Dataset":
-    """The table with a variable `height`: the final cost as it is drawn.
-
-    Above the minimum, where that is known, and no lower than the figures resolve; what ran away,
-    or never had a cost, lies along the top.
-    """
-    minimum = table.attrs.get("minimum")
-    eps = float(np.finfo(table["final_cost"].dtype).eps)
-
-    def above(name):
-        costs = table[name].values.astype(float)
-        return costs if minimum is None else np.maximum(costs - minimum, 8 * eps * max(1.0, abs(minimum)))
-
-    heights = above("final_cost")
-    worth = np.concatenate([above(name).ravel() for name in ("start_cost", "best_cost")])
-    worth = worth[np.isfinite(worth)]
-    low, high = (float(worth.min()), float(worth.max())) if worth.size else (1.0, 1.0)
-    log = low > 0 and high > _WIDE * low
-    top = 3 * high if log else high + 0.1 * (high - low or max(1.0, abs(high)))
-    away = (table["outcome"].values == DIVERGED) | ~(heights < top)
-    label = "final cost" if not minimum else "final cost above the minimum"
-    attributes = {"label": label, "log": log, "top": top}
-    return table.assign(height=(table["outcome"].dims, np.where(away, top, heights), attributes))
 
 
 # --- cost over epochs ---
@@ -170,7 +145,7 @@ def _scale_of(table: "xarray.Dataset", along: str) -> tuple[str, np.ndarray]:
 def _strip(axes: Axes, table: "xarray.Dataset", along: str, scale: np.ndarray) -> None:
     codes, heights = (table[name].transpose(along, ...).values for name in ("outcome", "height"))
     where = np.broadcast_to(scale.reshape(-1, *(1,) * (codes.ndim - 1)), codes.shape).ravel()
-    if _is_log(scale):
+    if is_log(scale):
         axes.set_xscale("log")
     if table["height"].attrs["log"]:
         axes.set_yscale("log")
@@ -212,8 +187,8 @@ def _maps(rows: dict[str, "xarray.Dataset"], up: str, across: str, title: str) -
         for axes, one in zip(line, draw, strict=True):
             heading = one(figure, axes, flat, up, across)
             axes.set(title=": ".join(filter(None, (name, heading))))
-            axes.set_xscale("log" if _is_log(flat[across].values) else "linear")
-            axes.set_yscale("log" if _is_log(flat[up].values) else "linear")
+            axes.set_xscale("log" if is_log(flat[across].values) else "linear")
+            axes.set_yscale("log" if is_log(flat[up].values) else "linear")
         line[0].set_ylabel(f"{up}\n({cut})" if cut else up)
     for axes in every[-1]:
         axes.set_xlabel(across)
@@ -249,7 +224,7 @@ def _height_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, ac
     if not heights.max() > heights.min():  # all alike: how soon then?
         heights, log, heading = table["best_epoch"].values, False, "epoch of the lowest cost"
     low, high = float(heights.min()), float(heights.max())
-    scale = {"norm": LogNorm(low, high)} if log and high > _WIDE * low > 0 else {}
+    scale = {"norm": LogNorm(low, high)} if log and high > WIDE * low > 0 else {}
     figure.colorbar(_mesh(axes, table, heights, up, across, **scale), ax=axes)
     return heading
 
@@ -287,30 +262,10 @@ def _key(axes: Axes, entries: list[tuple[str, Any]]) -> None:
 
 
 def _mesh(axes: Axes, table: "xarray.Dataset", values: Any, up: str, across: str, **style: Any) -> Any:
-    x, y = _borders(table[across].values), _borders(table[up].values)
+    x, y = borders(table[across].values), borders(table[up].values)
     drawn = axes.pcolormesh(x, y, values, rasterized=True, **style)
     axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))  # whatever else is drawn on the map
     return drawn
-
-
-def _borders(values: np.ndarray) -> np.ndarray:
-    """Where the cells around sorted values end: halfway, by ratio where the scale is logarithmic."""
-    if _is_log(values):
-        return np.exp(_borders(np.log(values)))
-    values = values.astype(float)
-    middle = (values[1:] + values[:-1]) / 2
-    return np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
-
-
-def _is_log(values: np.ndarray) -> bool:
-    """Whether values are spread by ratios rather than by differences: where their middle lies says so."""
-    values = np.sort(values[np.isfinite(values)].astype(float))
-    if len(values) < 3 or values[0] <= 0 or values[-1] < 20 * values[0]:
-        return False
-    middle = np.median(values)
-    return bool(
-        abs(np.log(middle / np.sqrt(values[0] * values[-1]))) < abs(np.log(middle / ((values[0] + values[-1]) / 2)))
-    )
 
 
 def _titled(figure: Figure, title: str) -> Figure:

@@ -36,7 +36,7 @@ def closing(table: "xarray.Dataset", select: str) -> Group:
     for column in range(3 if len(rows) > 1 else 2):
         lines.add_column(no_wrap=column == 0, overflow="fold")
     for label, entries in (
-        ("lowest" if _varies_start(table) else "best", _bests(rows, select)),
+        ("lowest" if varies_start(table) else "best", _bests(rows, select)),
         ("edge", _edges(rows)),
         ("missing", _missing(rows)),
     ):
@@ -116,7 +116,7 @@ def _outcomes(table: "xarray.Dataset") -> Table:
     return shown
 
 
-def _varies_start(table: "xarray.Dataset") -> bool:
+def varies_start(table: "xarray.Dataset") -> bool:
     """Whether lanes start from different costs: then the lowest end need not be the better setting."""
     costs = table["start_cost"].isel({d: 0 for d in table["outcome"].dims if d in REPLICATES}).values
     costs = costs[np.isfinite(costs)]
@@ -156,12 +156,12 @@ def _edges(rows: dict[str, "xarray.Dataset"]) -> list[tuple[str, str]]:
         axes = [str(d) for d in table["outcome"].dims if is_axis(table, str(d)) and d != "trial"]
         width = max(map(len, axes), default=0)
         for along in axes:
-            said = f"\n{'':{width}s}  ".join(_edge_words(table, along))
+            said = f"\n{'':{width}s}  ".join(edge_words(table, along))
             found.append((name, f"{along:{width}s}  {said}"))
     return found
 
 
-def _edge_words(table: "xarray.Dataset", along: str) -> list[str]:
+def edge_words(table: "xarray.Dataset", along: str) -> list[str]:
     table = table.sortby(along)
     edge, values = edges(table, along), table[along].values
     converged = table["outcome"] == CONVERGED
@@ -177,7 +177,18 @@ def _edge_words(table: "xarray.Dataset", along: str) -> list[str]:
     unstable = edge["unstable"].values
     if np.isfinite(unstable).any():
         said.append(f"diverges from {_span(np.nanmin(unstable), np.nanmax(unstable))} on")
-    return said
+    return said + _limit_words(table, along)
+
+
+def _limit_words(table: "xarray.Dataset", along: str) -> list[str]:
+    """Up to which rate theory calls the rule stable, where it knows."""
+    limit = table.get("known_limit")
+    if limit is None or limit.attrs["along"] != along or not np.isfinite(limit).any():
+        return []
+    limit, curve = (
+        np.unique(values[np.isfinite(values)])[[0, -1]] for values in (limit.values, table["sharpness"].values)
+    )
+    return [f"in theory stable up to {_span(*limit)} = {table['limit_formula'].item()}, sharpness λ = {_span(*curve)}"]
 
 
 def _span(low: Any, high: Any) -> str:

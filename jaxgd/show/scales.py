@@ -1,0 +1,57 @@
+"""How values lie along an axis of a picture: by differences or by ratios, and how high a cost is drawn."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxgd.outcome import DIVERGED
+
+if TYPE_CHECKING:
+    import xarray
+
+WIDE = 100  # span of a scale's values from which it is logarithmic
+
+
+def with_heights(table: "xarray.Dataset") -> "xarray.Dataset":
+    """The table with a variable `height`: the final cost as it is drawn.
+
+    Above the minimum, where that is known, and no lower than the figures resolve; what ran away,
+    or never had a cost, lies along the top.
+    """
+    minimum = table.attrs.get("minimum")
+    eps = float(np.finfo(table["final_cost"].dtype).eps)
+
+    def above(name):
+        costs = table[name].values.astype(float)
+        return costs if minimum is None else np.maximum(costs - minimum, 8 * eps * max(1.0, abs(minimum)))
+
+    heights = above("final_cost")
+    worth = np.concatenate([above(name).ravel() for name in ("start_cost", "best_cost")])
+    worth = worth[np.isfinite(worth)]
+    low, high = (float(worth.min()), float(worth.max())) if worth.size else (1.0, 1.0)
+    log = low > 0 and high > WIDE * low
+    top = 3 * high if log else high + 0.1 * (high - low or max(1.0, abs(high)))
+    away = (table["outcome"].values == DIVERGED) | ~(heights < top)
+    label = "final cost" if not minimum else "final cost above the minimum"
+    attributes = {"label": label, "log": log, "top": top}
+    return table.assign(height=(table["outcome"].dims, np.where(away, top, heights), attributes))
+
+
+def borders(values: np.ndarray) -> np.ndarray:
+    """Where the cells around sorted values end: halfway, by ratio where the scale is logarithmic."""
+    if is_log(values):
+        return np.exp(borders(np.log(values)))
+    values = values.astype(float)
+    middle = (values[1:] + values[:-1]) / 2
+    return np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
+
+
+def is_log(values: np.ndarray) -> bool:
+    """Whether values are spread by ratios rather than by differences: where their middle lies says so."""
+    values = np.sort(values[np.isfinite(values)].astype(float))
+    if len(values) < 3 or values[0] <= 0 or values[-1] < 20 * values[0]:
+        return False
+    middle = np.median(values)
+    return bool(
+        abs(np.log(middle / np.sqrt(values[0] * values[-1]))) < abs(np.log(middle / ((values[0] + values[-1]) / 2)))
+    )
