@@ -87,7 +87,7 @@ class Plan:
 
     @cached_property
     def outline(self) -> dict[str, PyTree]:
-        """Shapes and dtypes of one lane's params and state."""
+        """Shapes and dtypes of one lane's params, state and metrics."""
         return outline(self, (0,) * len(self.dimensions))
 
     @cached_property
@@ -181,6 +181,7 @@ def planned(
         absent,
         keep_params,
     )
+    _check_metrics(plan)
     _check_shapes(plan)
     return plan
 
@@ -213,7 +214,7 @@ def _check_names(lane: Callable, axes: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"axis {name!r}: the lane has no such argument; it takes {', '.join(known) or 'none'}{hint}"
             )
-        if name in FIGURES or name in ("params", "epoch", "cost_history"):
+        if name in _TAKEN:
             raise ValueError(
                 f"axis {name!r}: the result has a variable of this name; call the lane's argument otherwise"
             )
@@ -223,18 +224,29 @@ def _check_names(lane: Callable, axes: Mapping[str, Any]) -> None:
         raise ValueError(f"the lane needs {', '.join(missing)}: give each an axis, or a default")
 
 
+_TAKEN = {*FIGURES, "params", "epoch", "cost_history"}  # by variables that every result may have
+
+
+def _check_metrics(plan: Plan) -> None:
+    """Refuses metrics whose names already stand for something in the result."""
+    axes = [name for dimension in plan.dimensions for name in dimension.axes]
+    for name in plan.outline["metrics"]:
+        if name in (*_TAKEN, *axes, *plan.labels, "cost"):
+            raise ValueError(f"metric {name!r}: the result has an axis or a variable of this name; call it otherwise")
+
+
 def _check_shapes(plan: Plan) -> None:
-    """Refuses lanes whose params differ in shape, for which one table has no room."""
+    """Refuses lanes whose params or metrics differ in shape, for which one table has no room."""
     first, *others = statics(plan)
     if not others:
         return
-    shapes = plan.outline["params"]
+    shapes = {name: plan.outline[name] for name in ("params", "metrics")}
     for static in others:
-        if outline(plan, static)["params"] != shapes:
+        if {name: outline(plan, static)[name] for name in shapes} != shapes:
             here = zip(plan.dimensions, static, strict=True)
             values = [f"{n} = {d.at(n, i)!r}" for d, i in here for n in d.axes if d.is_each(n)]
             raise ValueError(
-                f"at {', '.join(values)} the params differ in shape or dtype from the first lane's: sweep them apart"
+                f"at {', '.join(values)} the params or metrics differ in shape or dtype from the first lane's: sweep them apart"
             )
 
 
@@ -341,15 +353,15 @@ def points(plan: Plan, lanes: Sequence[tuple[int, ...]]) -> dict[str, Any]:
 
 
 def outline(plan: Plan, index: tuple[int, ...]) -> dict[str, PyTree]:
-    """Shapes and dtypes of the params and state of the lanes at `index` along the static dimensions.
+    """Shapes and dtypes of the params, state and metrics of the lanes at `index` along the static dimensions.
 
     Raises:
       TypeError, ValueError: what `Descent`, its cost or its optimizer refuse.
     """
 
     def first_state(arguments):
-        _, params, optimizer = opened(bound(plan, index)(**arguments))
-        return {"params": params, "state": optimizer.init(params)}
+        one = opened(bound(plan, index)(**arguments))
+        return {"params": one.params, "state": one.init(one.params), "metrics": one.metrics(one.params)}
 
     with jax.enable_x64(plan.x64), plain_words():
         return jax.eval_shape(first_state, arguments(plan))

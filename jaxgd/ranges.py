@@ -3,7 +3,6 @@
 import difflib
 import json
 import math
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxgd.keys import key_of
 
 RANGES = ("linspace", "geomspace", "arange", "values")
 DRAWS = ("uniform", "loguniform", "normal")
@@ -168,8 +169,7 @@ def _checked_draw(key: str, word: str, numbers: Any) -> list[float]:
 
 def draw(seed: Any, role: str, word: str, numbers: list[float], shape: tuple[int, ...]) -> jax.Array:
     """One random thing; its key comes from the seed and its role alone."""
-    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(role.encode()) >> 1)
-    a, b = numbers
+    key, (a, b) = key_of(seed, role), numbers
     if word == "normal":
         return a + b * jax.random.normal(key, shape, float)
     if word == "loguniform":

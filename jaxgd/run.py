@@ -17,7 +17,7 @@ from jaxgd import config as cfg
 from jaxgd import lane, limits, store, table
 from jaxgd import plan as plans
 from jaxgd.config import Config, ConfigError
-from jaxgd.descent import Descent, History, norm, opened, step_of
+from jaxgd.descent import Descent, History, norm, opened
 from jaxgd.files import sole_writer
 from jaxgd.outcome import choose, named
 from jaxgd.sweep import carried_out
@@ -192,22 +192,22 @@ def _replayed(
             history = program(ended[block], plans.points(plan, [lanes[i] for i in block]))
             records.append(jax.tree.map(lambda a, first=first: np.asarray(a)[: len(lanes) - first], history))
     history = jax.tree.map(lambda *blocks: np.concatenate(blocks), *records)
-    return {"cost": history.cost, "gradient_norm": history.gradient_norm, **named("params", history.params)}
+    norms = {"cost": history.cost, "gradient_norm": history.gradient_norm}
+    return norms | history.metrics | named("params", history.params)
 
 
 def _recorded(lane: Callable[..., Descent], epochs: np.ndarray, ended: Any, point: dict[str, Any]) -> History:
     """One lane as it is at `epochs`; what lies between them is not kept. Once it has ended, it stands at its start."""
-    cost, params, optimizer = opened(lane(**point))
-    step = step_of(cost, optimizer)
-    start = (params, optimizer.init(params))
+    one = opened(lane(**point))
+    start = (one.params, one.init(one.params))
 
     def moved(now, carry):
-        return choose(now < ended, step(*carry)[2:], start)  # a finite place: a NaN makes line searches run long
+        return choose(now < ended, one.step(*carry)[2:], start)  # a finite place: a NaN makes line searches run long
 
     def record(carry, span):
         now, following = span
-        value, grads, *after = step(*carry)
-        seen = History(now, carry[0], value, norm(grads))
+        value, grads, *after = one.step(*carry)
+        seen = History(now, carry[0], value, norm(grads), one.metrics(carry[0]))
         return jax.lax.fori_loop(now + 1, following, moved, choose(now < ended, tuple(after), start)), seen
 
     spans = (jnp.asarray(epochs), jnp.asarray(np.append(epochs[1:], epochs[-1])))

@@ -1,5 +1,6 @@
 """Sweeps: batches to workers, and what comes back to one table."""
 
+import inspect
 import itertools
 import math
 import os
@@ -139,7 +140,7 @@ def replay(lane: Callable[..., Descent], point: Mapping[str, Any], epochs: int) 
     if hasattr(point, "coords"):
         point = _point_of(lane, point)
     descent = lane(**{name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in point.items()})
-    return descend(descent.cost, descent.params, descent.optimizer, epochs=epochs)
+    return descend(**{name: getattr(descent, name) for name in inspect.signature(Descent).parameters}, epochs=epochs)
 
 
 def _point_of(lane: Callable[..., Descent], selection: "xarray.Dataset") -> dict[str, Any]:

@@ -40,7 +40,8 @@ def variables(plan: Plan) -> dict[str, Variable]:
     )
     if plan.minima is not None and np.size(plan.minima):
         described["minimum"].attributes["known_minima"] = np.asarray(plan.minima).tolist()
-    for name, leaf in named("params", plan.outline["params"]).items() if plan.keep_params else ():
+    leaves = named("params", plan.outline["params"]) if plan.keep_params else {}
+    for name, leaf in (plan.outline["metrics"] | leaves).items():
         inner = tuple(f"{name}.{axis}" for axis in range(len(leaf.shape)))
         attributes = {"long_name": f"{name} of the last finite state"}
         described[name] = Variable(grid + inner, plan.shape + leaf.shape, np.dtype(leaf.dtype), np.nan, attributes)
