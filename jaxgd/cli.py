@@ -261,7 +261,7 @@ def best(
     from jaxgd import lane, store
     from jaxgd import run as runs
     from jaxgd import table as tables
-    from jaxgd.show.tables import setting, vector
+    from jaxgd.show.tables import setting, spread, vector
 
     folder = runs.resolved(run)
     config, table = runs.config_of(folder), store.opened_table(folder).load()
@@ -273,6 +273,8 @@ def best(
         print(cfg.as_toml(lane.at(config, winner)), end="")
         return
     print(setting(winner))
+    for name in (metric for metric in tables.METRICS if metric in winner):
+        print(f"{name:19s} {spread(winner, name)}")
     for name in ("final_cost", "best_cost", "best_epoch", "epochs", "target_epoch", "gradient_norm"):
         values = winner[name].values
         said = f"{values.item():.6g}" if values.ndim == 0 else f"median {_median(values):.6g} of {values.size}"

@@ -13,6 +13,9 @@ from jaxgd.ranges import Axis, ConfigError, is_word, near, ranges_of, shown
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+_SELECT = ("final_cost", "best_cost", "target_epoch")
+_SELECT_WITH_DATA = ("validation_cost", "validation_accuracy")
 
 
 class Table(pydantic.BaseModel):
@@ -31,13 +34,35 @@ class Open(Table):
         return dict(self.model_extra or {})
 
 
+class Network(Table):
+    hidden: list[Annotated[int, Field(ge=1, le=1_000_000)]] = []
+    activation: str = "tanh"
+    initialisation: str = "glorot_normal"
+    bias: bool = True
+    loss: str | None = None
+    seed: Seed | None = None
+
+
 class Cost(Table):
     expression: str | None = None
     surface: str | None = None
     function: str | None = None
+    network: Network | None = None
     constants: dict[str, Finite] = {}
     minimum: Finite | None = None
     minima: list[list[Finite]] | None = None
+
+
+class Data(Open):
+    name: str | None = None
+    file: str | None = None
+    target: str | None = None
+    labels: bool | None = None
+    split: list[Finite] = [0.6, 0.2, 0.2]
+    standardise: bool = True
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    remainder: Literal["drop", "pad"] = "drop"
+    seed: Seed | None = None
 
 
 class Optimizer(Open):
@@ -55,7 +80,7 @@ class Run(Table):
     ceiling: Finite | None = None
     tolerance: Positive | None = None
     precision: Literal["float32", "float64"] = "float32"
-    select: Literal["final_cost", "best_cost", "target_epoch"] = "final_cost"
+    select: str | None = None  # with data validation_cost, without final_cost
     unequal_trials: bool = False
 
 
@@ -69,7 +94,8 @@ class Config(Table):
     """What a run is asked to do; `start` and `sweep` are read further where they are used."""
 
     title: str = ""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Seed = 0
+    data: Data | None = None
     cost: Cost | None = None
     start: dict[str, Any] | None = None
     optimizer: Optimizer | None = None
@@ -113,9 +139,10 @@ def checked(content: dict[str, Any], where: str) -> Config:
     try:
         _check_tables(config)
         axes(config)
+        run = config.run.model_copy(update={"select": _selected(config)})
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    return config
+    return config.model_copy(update={"run": run})
 
 
 def as_toml(config: Config) -> str:
@@ -207,20 +234,46 @@ def _lay_over(content: dict[str, Any], setting: str) -> None:
         raise ConfigError(f"{where}: {error}") from None
 
 
+def _selected(config: Config) -> str:
+    """The figure that the best setting is chosen by."""
+    allowed = (*_SELECT, *_SELECT_WITH_DATA) if config.data else _SELECT
+    chosen = config.run.select or ("validation_cost" if config.data else "final_cost")
+    if chosen.startswith("test_"):
+        raise ConfigError(
+            f"run.select = {shown(chosen)}: a setting is chosen on validation, and only reported on test; "
+            f"allowed: {', '.join(allowed)}"
+        )
+    if chosen not in allowed:
+        beside = " (there is no [data])" if chosen in _SELECT_WITH_DATA else ""
+        raise ConfigError(f"run.select = {shown(chosen)}: must be one of {', '.join(allowed)}{beside}")
+    return chosen
+
+
 def _check_tables(config: Config) -> None:
     if config.lane:
+        if config.data:
+            raise ConfigError("[lane] takes its data itself, as from jaxgd.data.load: remove [data]")
         for name in ("cost", "start", "optimizer", "optimizers"):
             if getattr(config, name) is not None:
                 raise ConfigError(f"[lane] takes the place of [cost], [start] and [optimizer]: remove [{name}]")
         return
     if config.cost is None:
         raise ConfigError('table [cost] is missing: say what to descend, as in surface = "rosenbrock"')
-    given = [w for w in ("expression", "surface", "function") if getattr(config.cost, w) is not None]
+    kinds = ("expression", "surface", "function", "network")
+    given = [kind for kind in kinds if getattr(config.cost, kind) is not None]
     if len(given) != 1:
-        raise ConfigError(f"cost: needs one of expression, surface, function; it has {' and '.join(given) or 'none'}")
-    if not config.start:
+        raise ConfigError(f"cost: needs one of {', '.join(kinds)}; it has {' and '.join(given) or 'none'}")
+    if config.data and given[0] in ("expression", "surface"):
+        raise ConfigError(f"cost.{given[0]}: takes no data; give [cost.network] or cost.function, or remove [data]")
+    if config.cost.network:
+        if config.data is None:
+            raise ConfigError('table [data] is missing: say what the network learns, as in name = "digits"')
+        for name in ("start", "cost.constants", "cost.minima"):
+            if getattr(config if name == "start" else config.cost, name.rpartition(".")[2]):
+                raise ConfigError(f"{name}: a network has none, and starts from its initialisation: remove it")
+    elif not config.start:
         raise ConfigError("table [start] is missing: say where the descent starts, as in x = 3.0")
-    for table, names in {"start": config.start, "cost.constants": config.cost.constants}.items():
+    for table, names in {"start": config.start or {}, "cost.constants": config.cost.constants}.items():
         for name in names:
             if not is_word(name):
                 raise ConfigError(f"{table}: {name!r} can't be a name; it must be a word of letters, digits and _")

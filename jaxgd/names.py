@@ -75,7 +75,7 @@ def factory_of(where: str, table: cfg.Optimizer, folder: Path) -> Factory:
     known = parameters(factory)
     for name, value in table.arguments.items():
         check_hyperparameter(f"{where}.{name}", name, factory)
-        argument(f"{where}.{name}", known.get(name), value)
+        rates_or_one(f"{where}.{name}", known.get(name), value)
     if missing := [name for name in needed(known) if name not in table.arguments]:
         raise ConfigError(f"{where}.{missing[0]} is missing: {_called(factory)} needs it")
     return factory
@@ -112,6 +112,13 @@ def argument(where: str, parameter: inspect.Parameter | None, value: Any) -> Any
     if kind == "whole":
         return int(value)
     return float(value) if kind == "number" and not _counts(parameter) else value
+
+
+def rates_or_one(where: str, parameter: inspect.Parameter | None, value: Any) -> Any:
+    """As `argument`; of a learning rate also a table, of one for each layer."""
+    if isinstance(value, dict) and where.endswith("learning_rate"):
+        return {layer: argument(f"{where}.{layer}", parameter, rate) for layer, rate in value.items()}
+    return argument(where, parameter, value)
 
 
 def along(where: str, parameter: inspect.Parameter | None, numbers: list[Any] | np.ndarray) -> list[Any] | np.ndarray:

@@ -263,10 +263,29 @@ LOSSES: dict[str, Loss] = {
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     name: getattr(jax.nn, name)
-    for name in (
-        "celu elu gelu hard_sigmoid hard_silu hard_swish hard_tanh identity leaky_relu log_sigmoid mish relu relu6 "
-        "selu sigmoid silu soft_sign softplus squareplus swish tanh"
-    ).split()
+    for name in [
+        "celu",
+        "elu",
+        "gelu",
+        "hard_sigmoid",
+        "hard_silu",
+        "hard_swish",
+        "hard_tanh",
+        "identity",
+        "leaky_relu",
+        "log_sigmoid",
+        "mish",
+        "relu",
+        "relu6",
+        "selu",
+        "sigmoid",
+        "silu",
+        "soft_sign",
+        "softplus",
+        "squareplus",
+        "swish",
+        "tanh",
+    ]
 }
 
 INITIALISATIONS: dict[str, Callable[..., Array]] = {

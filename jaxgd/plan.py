@@ -75,6 +75,7 @@ class Plan:
     labels: Mapping[str, tuple[tuple[str, ...], np.ndarray]] = field(default_factory=dict)  # further coordinates
     absent: Any = None  # True over the first dimensions where there is nothing to run
     keep_params: bool = True
+    select: str = "final_cost"  # what the best setting is chosen by
     x64: bool = field(default_factory=lambda: jax.config.jax_enable_x64)
 
     @property
@@ -153,6 +154,7 @@ def planned(
     labels: Mapping[str, tuple[tuple[str, ...], np.ndarray]] | None = None,
     absent: Any = None,
     keep_params: bool = True,
+    select: str = "final_cost",
 ) -> Plan:
     """A sweep's `Plan`; arguments and errors as in `sweep`.
 
@@ -160,6 +162,7 @@ def planned(
       labels: further coordinates, (dimensions, values) by name.
       absent: booleans over the first dimensions, True where there is nothing to run.
       keep_params: whether the result holds the final params.
+      select: the figure or metric by which the best setting is chosen.
     """
     epochs = whole("epochs", epochs, least=1)
     records = ()
@@ -180,6 +183,7 @@ def planned(
         labels or {},
         absent,
         keep_params,
+        select,
     )
     _check_metrics(plan)
     _check_shapes(plan)

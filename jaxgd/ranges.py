@@ -128,6 +128,8 @@ def _counts(value: Any) -> bool:
 def _dimension(key: str) -> str:
     """A dimension is the key without its table: learning_rate; x_0 for start.x.0."""
     parts = key.split(".")
+    if key in ("cost.network.seed", "data.seed"):  # beside the one that all things share
+        return "_".join(parts[-2:])
     inner = parts[2:] if len(parts) > 2 and parts[0] in ("optimizers", "cost") else parts[1:]
     return "_".join(inner) or key
 

@@ -76,7 +76,8 @@ def attributes(plan: Plan) -> dict[str, Any]:
     """What a result says of its run as a whole."""
     names = ("epochs", "target", "ceiling", "minimum", "tolerance")
     known = {name: getattr(plan, name) for name in names}
-    return {name: value for name, value in known.items() if value is not None and np.isfinite(value)}
+    known = {name: value for name, value in known.items() if value is not None and np.isfinite(value)}
+    return known | ({} if plan.select == "final_cost" else {"select": plan.select})
 
 
 def empty(plan: Plan) -> dict[str, np.ndarray]:

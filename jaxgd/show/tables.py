@@ -10,12 +10,13 @@ from rich.text import Text
 
 from jaxgd.outcome import CONVERGED, OUTCOMES
 from jaxgd.show.style import COLOURS, MEANINGS
-from jaxgd.table import REPLICATES, best, by_name, edges, epochs_missing
+from jaxgd.table import METRICS, REPLICATES, best, by_name, edges, epochs_missing, scores
 
 if TYPE_CHECKING:
     import xarray
 
 _MOST_LINES = 201  # of epochs; longer descents show every so many
+_MOST_NUMBERS = 8  # of params in an epoch line
 _MOST_NAMES = 8  # of optimizers, say, that are listed; the best of them
 
 
@@ -23,6 +24,8 @@ def epoch_lines(paths: "xarray.Dataset") -> Iterator[str]:
     """EPOCH i: Cost = …, x = …   for the first stored path, as long as it ran."""
     path = paths.isel(path=0)
     names = [name for name in path.data_vars if str(name).split(".")[0] == "params"]
+    if sum(path[name][0].size for name in names) > _MOST_NUMBERS and any(name in path for name in METRICS):
+        names = [name for name in METRICS if name in path and not name.startswith("train")]  # more than one can read
     ran = np.flatnonzero(~np.isnan(path["cost"].values) | (path["epoch"].values == 0))
     for i in ran[_evenly(len(ran), _MOST_LINES)]:
         values = ", ".join(f"{_short(name)} = {vector(path[name].values[i])}" for name in names)
@@ -67,6 +70,15 @@ def names(rows: Iterable[tuple[str, str]], *headings: str) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def spread(lane: "xarray.Dataset", name: str) -> str:
+    """A figure of a setting: its median over seeds, and from where to where it goes."""
+    values = lane[name].values[np.isfinite(lane[name].values)]
+    if not values.size:
+        return "none"
+    low, high = values.min(), values.max()
+    return f"{np.median(values):.4g}" + (f" ({low:.4g} … {high:.4g})" if high > low else "")
 
 
 def number(value: Any) -> str:
@@ -122,14 +134,19 @@ def _bests(rows: dict[str, "xarray.Dataset"], select: str) -> list[tuple[str, st
         except ValueError as error:
             found.append((np.inf, name, f"none: {str(error).removeprefix('there is no best setting: ')}"))
         else:
-            found.append((float(lane[select].median()), name, _best_text(lane)))
+            found.append((float(scores(lane, select).median()), name, _best_text(lane, select)))
     found.sort(key=lambda row: row[0])
     listed = [(name, text) for _, name, text in found[:_MOST_NAMES]]
     return listed + ([(f"… and {len(found) - _MOST_NAMES} more", "")] if len(found) > _MOST_NAMES else [])
 
 
-def _best_text(lane: "xarray.Dataset") -> str:
+def _best_text(lane: "xarray.Dataset", select: str) -> str:
     replicates = lane["outcome"].dims
+    if select in METRICS:
+        figures = [select, *(name for name in METRICS if name in lane and name.startswith("test"))]
+        said = [f"{name.replace('_', ' ')} {spread(lane, name)}" for name in figures]
+        over = f"over {lane['outcome'].size} {'s and '.join(map(str, replicates))}s: " if replicates else ""
+        return f"{setting(lane)}\n{over}{', '.join(said)}"
     cost = f"final cost {float(lane['final_cost'].median()):.6g}"
     if replicates:
         cost = f"median {cost} of {lane['outcome'].size} {'s and '.join(map(str, replicates))}s"

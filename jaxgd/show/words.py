@@ -27,6 +27,7 @@ def asked(config: Config) -> list[str]:
     axes = cfg.axes(config)
     swept = {axis.key for axis in axes}
     said = [_lane(config, swept)] if config.lane else [_cost(config), _start(config, swept), _steps(config, swept)]
+    said[1:1] = [_data(config)] if config.data else []
     run = config.run
     until = "" if run.target is None else f", until the cost is {_number(run.target)} or less"
     said.append(f"It goes on for up to {thousands(run.epochs)} epochs{until}, in {run.precision}.")
@@ -41,6 +42,8 @@ def _lane(config: Config, swept: set[str]) -> str:
 
 
 def _cost(config: Config) -> str:
+    if config.cost.network:
+        return _network(config)
     cost = config.cost.model_dump(exclude_none=True)
     constants, minimum = cost.pop("constants", {}), cost.pop("minimum", None)
     cost.pop("minima", None)
@@ -56,8 +59,25 @@ def _cost(config: Config) -> str:
     return said + (f"; its lowest value is {_number(minimum)}." if minimum is not None else ".")
 
 
+def _network(config: Config) -> str:
+    network = config.cost.network
+    hidden = " and ".join(map(thousands, network.hidden))
+    layers = f"with hidden layers of {hidden} units ({network.activation})" if hidden else "without hidden layers"
+    loss = f", its loss {network.loss}" if network.loss else ""
+    return f"A network {layers}, its weights drawn by {network.initialisation}{loss}."
+
+
+def _data(config: Config) -> str:
+    data = config.data
+    what = f"the data set {data.name}" if data.name else f"{data.file}, to predict {data.target}"
+    given = f" ({_values(data.arguments, set())})" if data.arguments else ""
+    train, validation, test = (f"{100 * share:.3g} %" for share in data.split)
+    said = f"It learns from {what}{given}: {train} of the rows to train, {validation} to validate, {test} to test"
+    return said + (f"; in batches of {thousands(data.batch_size)}." if data.batch_size else "; all rows in one batch.")
+
+
 def _start(config: Config, swept: set[str]) -> str:
-    starts = [f"{name} {_place(value)}" for name, value in config.start.items() if f"start.{name}" not in swept]
+    starts = [f"{name} {_place(value)}" for name, value in (config.start or {}).items() if f"start.{name}" not in swept]
     if not starts:
         return ""
     return f"The ball starts at {' and '.join(starts)}."
