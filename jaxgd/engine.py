@@ -112,7 +112,9 @@ def _batch(
     limits = limits._replace(target=limits.target.astype(real), ceiling=limits.ceiling.astype(real))
 
     def one_round(now: _Round) -> _Round:
-        further = jnp.where(now.first > 0, now.first + now.segments * _length(one), _segment_end(one, now.first, limits))
+        further = jnp.where(
+            now.first > 0, now.first + now.segments * _length(one), _segment_end(one, now.first, limits)
+        )
         until = limits.epochs if limits.records.size else jnp.minimum(further, limits.epochs)
         lanes = lax.cond(_is_scattered(now, block), lambda: _gathered(now, one.axis), lambda: now.lanes)
 
