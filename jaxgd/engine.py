@@ -21,8 +21,8 @@ from jaxgd.outcome import NEVER, Watch, choose, look, watch_from
 from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 
 SEGMENT = 50  # epochs between two looks at who has ended; also the longest window
-_AT_ONCE = 2  # epochs per turn of the truth loop, which saves copies; of more, XLA computes each epoch several times
 SEGMENT_OF_BATCHES = 10  # the same, where each epoch makes several updates
+_AT_ONCE = 2  # epochs per turn of the truth loop, which saves copies; of more, XLA computes each epoch several times
 _CACHE_BYTES = 1 << 17  # of params, grads and state that a block may hold and still live in a core's L2
 _FEWEST, _MOST = 64, 2048  # lanes per block: never less than full vectors, never more than retirement likes
 _MOST_ELSEWHERE = 1 << 16  # on an accelerator, which a block has to fill
@@ -322,10 +322,10 @@ def _truth(
         runs = _within(cost, limits)  # what stands still keeps its cost, so that it stays so
         lower = runs & (cost < best_cost)
         clock = _ticked(clock, offset, runs, lower) if clocked else clock
-        watch = watch if watch is None else look(watch, params, cost, None if one.has_batches else grads)
+        watch = watch if not watched else look(watch, params, cost, None if one.has_batches else grads)
         return choose(runs, moved, params), state, shared, jnp.where(lower, cost, best_cost), clock, watch, cost
 
-    own = one.axis
+    own, watched = one.axis, watch is not None
     epochs = jax.vmap(epoch, (None, own, own, own, None, own, own, own), (own, own, None, own, own, own, own))
 
     def one_epoch(now, carry):
@@ -343,11 +343,10 @@ def _truth(
 
     clock = jnp.zeros_like(lanes.epochs) if clocked else None
     begin = (lanes.params, lanes.state, shared, lanes.best_cost, clock, watch, lanes.history, slot)
-    turns = (last - first) // _AT_ONCE
-    carry = lax.fori_loop(0, turns, one_turn, begin)
-    params, state, shared, best_cost, clock, watch, history, slot = lax.fori_loop(
-        first + turns * _AT_ONCE, last, one_epoch, carry
-    )
+    turns = 0 if watched else (last - first) // _AT_ONCE
+    begin = begin if watched else lax.fori_loop(0, turns, one_turn, begin)
+    begins = first + turns * _AT_ONCE
+    params, state, shared, best_cost, clock, watch, history, slot = lax.fori_loop(begins, last, one_epoch, begin)
     moved = lanes._replace(params=params, state=state, best_cost=best_cost, history=history)
     return moved, clock, watch, shared, slot
 

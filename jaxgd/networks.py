@@ -149,9 +149,8 @@ class MLP:
         """
         inputs, targets = map(np.asarray, data)
         if inputs.ndim != 2 or len(targets) != len(inputs):
-            raise ValueError(
-                f"inputs {list(inputs.shape)} and targets {list(targets.shape)}: must be [row, feature] and as many rows"
-            )
+            shapes = f"inputs {list(inputs.shape)} and targets {list(targets.shape)}"
+            raise ValueError(f"{shapes}: must be [row, feature] and as many rows")
         self._check_features(inputs)
         self._fitted(np.empty((len(inputs), self.sizes[-1])), targets)
         wrong = [v for v in np.unique(targets).tolist() if not LOSSES[self.loss].takes(v, self.sizes[-1])]
@@ -262,30 +261,28 @@ LOSSES: dict[str, Loss] = {
 }
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    name: getattr(jax.nn, name)
-    for name in [
-        "celu",
-        "elu",
-        "gelu",
-        "hard_sigmoid",
-        "hard_silu",
-        "hard_swish",
-        "hard_tanh",
-        "identity",
-        "leaky_relu",
-        "log_sigmoid",
-        "mish",
-        "relu",
-        "relu6",
-        "selu",
-        "sigmoid",
-        "silu",
-        "soft_sign",
-        "softplus",
-        "squareplus",
-        "swish",
-        "tanh",
-    ]
+    activation.__name__: activation
+    for activation in (
+        jax.nn.celu,
+        jax.nn.elu,
+        jax.nn.gelu,
+        jax.nn.hard_sigmoid,
+        jax.nn.hard_silu,
+        jax.nn.hard_tanh,
+        jax.nn.identity,
+        jax.nn.leaky_relu,
+        jax.nn.log_sigmoid,
+        jax.nn.mish,
+        jax.nn.relu,
+        jax.nn.relu6,
+        jax.nn.selu,
+        jax.nn.sigmoid,
+        jax.nn.silu,
+        jax.nn.soft_sign,
+        jax.nn.softplus,
+        jax.nn.squareplus,
+        jax.nn.tanh,
+    )
 }
 
 INITIALISATIONS: dict[str, Callable[..., Array]] = {

@@ -72,7 +72,7 @@ def look(watch: Watch, params: PyTree, cost: Float[Array, ""], grads: PyTree | N
     crossing is a turn of the cost, and there are no gradient norms.
     """
     gradient_norm = jnp.full_like(cost, jnp.nan) if grads is None else norm(grads)
-    grads = cost - watch.cost if grads is None else grads
+    grads = _course(watch, cost) if grads is None else grads
     finite = jnp.isfinite(cost) & all_finite(params)
     seen = jnp.where(finite, gradient_norm, jnp.nan)  # fmax passes over what has not been, or can't be, seen
     crossed = dot(watch.grads, grads) < 0
@@ -94,6 +94,12 @@ def look(watch: Watch, params: PyTree, cost: Float[Array, ""], grads: PyTree | N
         ),
         highest_gradient_norm=jnp.fmax(watch.highest_gradient_norm, seen),
     )
+
+
+def _course(watch: Watch, cost: Float[Array, ""]) -> Float[Array, ""]:
+    """The last change of the cost that was more than rounding."""
+    change = cost - watch.cost
+    return jnp.where(jnp.abs(change) > 8 * jnp.finfo(cost.dtype).eps * jnp.abs(cost), change, watch.grads)
 
 
 def choose(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:

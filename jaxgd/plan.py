@@ -244,13 +244,12 @@ def _check_shapes(plan: Plan) -> None:
     first, *others = statics(plan)
     if not others:
         return
-    shapes = {name: plan.outline[name] for name in ("params", "metrics")}
-    for static in others:
-        if {name: outline(plan, static)[name] for name in shapes} != shapes:
+    for static, what in itertools.product(others, ("params", "metrics")):
+        if outline(plan, static)[what] != plan.outline[what]:
             here = zip(plan.dimensions, static, strict=True)
             values = [f"{n} = {d.at(n, i)!r}" for d, i in here for n in d.axes if d.is_each(n)]
             raise ValueError(
-                f"at {', '.join(values)} the params or metrics differ in shape or dtype from the first lane's: sweep them apart"
+                f"at {', '.join(values)} the {what} differ in shape or dtype from the first lane's: sweep them apart"
             )
 
 
