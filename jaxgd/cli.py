@@ -330,10 +330,8 @@ def animate(
             raise BadInput(f"{folders[0]}: keeps no paths to film: record.paths is 0, or the run is not finished")
         film = animation.animated(surface, paths, titles[0])
     else:
-        tables = [store.opened_table(folder) for folder in folders]
-        film = animation.slides(
-            [plots.overview(table, None, title) for table, title in zip(tables, titles, strict=True)]
-        )
+        runs_read = [(store.opened_table(folder), store.opened_paths(folder)) for folder in folders]
+        film = animation.slides([plots.overview(*read, title) for read, title in zip(runs_read, titles, strict=True)])
     path = to or folders[-1] / "figures" / ("film.gif" if len(folders) == 1 else "series.gif")
     try:
         path.parent.mkdir(exist_ok=True)

@@ -124,5 +124,6 @@ def test_no_ball_is_said_plainly():
 def test_figures_in_turn():
     from matplotlib.figure import Figure
 
-    film = animation.slides([Figure(figsize=(2, 1)), Figure(figsize=(2, 1)), Figure(figsize=(2, 1))])
+    film = animation.slides([Figure(figsize=(2, 1)), Figure(figsize=(3, 1)), Figure(figsize=(2, 2))])
+    assert len({frame.size for frame in film.frames}) == 1
     assert len(film.frames) == 3 and film.durations[-1] > film.durations[0]

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageOps
 
 from jaxgd.landscape import projected
 from jaxgd.outcome import CONVERGED, DIVERGED, OUTCOMES
@@ -139,12 +139,14 @@ def _colours(paths: "xarray.Dataset", panel: Panel) -> list[str]:
 
 
 def slides(figures: Sequence[Figure]) -> Film:
-    """Figures of one size, one after the other: a series of runs, each zoomed into the one before."""
-    frames = []
+    """Figures one after the other: a series of runs, each zoomed into the one before."""
+    images = []
     for figure in figures:
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    size = tuple(max(image.size[side] for image in images) for side in (0, 1))
+    frames = [ImageOps.pad(image, size, color="white", centering=(0, 0)) for image in images]
     return Film([frame.quantize(_MOST_COLOURS) for frame in frames], [_SLIDE_TIME] * (len(frames) - 1) + [_LAST_TIME])
 
 
