@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from jaxgd.landscape import projected
 from jaxgd.outcome import DIVERGED, OUTCOMES
+from jaxgd.show.relief import relief
 from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, RC, titled
 
 if TYPE_CHECKING:
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 
 _HALO = [Stroke(linewidth=3, foreground="white"), Normal()]
 _FAR = 20  # widths of the picture beyond which a path is cut: what ran away has no place on a page
-_STEEP = 30  # how far the highest lies above the middle before heights are logarithmic
-_DEEPEST = 1e-6  # of the height of all, below which a logarithm tells nothing
+_RUGGED, _GENTLE = 20, 4  # times its middle that a surface may rise before heights are logarithmic, by how it is seen
 _FEW, _MANY = 4, 48
 
 
@@ -43,7 +43,7 @@ def contours(surface: "xarray.Dataset", paths: "xarray.Dataset | None" = None, t
     """The cost seen from above, with paths and the known minima; over one param, the cost as a curve."""
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(7.2, 4.8))
-        axes, ground = figure.subplots(), Ground(surface)
+        axes, ground = figure.subplots(), Ground(surface, _GENTLE)
         draw_ground(axes, ground)
         balls = balls_of(surface, paths, _MANY if ground.is_plane and not _named(paths) else _FEW)
         for ball in balls:
@@ -56,70 +56,67 @@ def contours(surface: "xarray.Dataset", paths: "xarray.Dataset | None" = None, t
 
 
 class Ground:
-    """A surface as it is drawn: heights above the lowest, logarithmic where a few cells tower over the rest."""
+    """A surface as it is drawn."""
 
-    def __init__(self, surface: "xarray.Dataset"):
-        costs = surface["cost"].values.astype(float)
-        lowest = surface["minimum_cost"].values
-        finite = costs[np.isfinite(costs)]
+    def __init__(self, surface: "xarray.Dataset", flat: float = _RUGGED):
+        costs, lowest = surface["cost"].values, surface["minimum_cost"].values
+        lowest = lowest[np.isfinite(lowest)]
         self.surface, self.is_plane = surface, costs.ndim == 2
-        self.low = float(min([*finite[:1], *finite, *lowest[np.isfinite(lowest)]], default=0.0))
-        above = finite - self.low
-        self.span = float(above.max()) if above.size and above.max() > 0 else 1.0
-        self.log = self.is_plane and bool(above.size) and self.span > _STEEP * float(np.median(above)) > 0
-        self.floor = max(float(np.quantile(above, 0.002)), _DEEPEST * self.span) if self.log else 0.0
-        self.heights = self.of(costs)
+        self.relief = relief(costs, float(lowest.min()) if lowest.size else None, flat)
         self.x, self.y = (surface[name].values if name in surface.coords else None for name in "xy")
+        self.label = ("cost above the lowest" if self.relief.base else "cost") if self.relief.log else "cost"
         at = surface["cost"].attrs.get("at")
         self.said = f" (drawn at {at})" if at else ""
-        self.label = "cost above the lowest" if self.log else "cost"
-        if not finite.size:
+        if not np.isfinite(costs).any():
             self.said += ": no finite cost here"
 
     def of(self, costs: Any) -> np.ndarray:
         """Heights at which costs are drawn; NaN where there is none."""
-        costs = np.where(np.isfinite(costs), costs, np.nan)
-        return np.log10(np.maximum(costs - self.low, self.floor)) if self.log else costs
+        costs = np.where(np.isfinite(costs), costs, np.nan).astype(float)
+        return np.log10(np.maximum(costs - self.relief.base, self.relief.least)) if self.relief.log else costs
 
-    @property
-    def range(self) -> tuple[float, float]:
-        finite = self.heights[np.isfinite(self.heights)]
-        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-        return (low, high) if high > low else (low - 0.5, high + 0.5)
+    def holds(self, positions: np.ndarray) -> np.ndarray:
+        """Which of positions [..., axis] lie in the picture."""
+        scales = [scale for scale in (self.x, self.y) if scale is not None]
+        return np.all(
+            [(column >= s[0]) & (column <= s[-1]) for column, s in zip(positions.T, scales, strict=True)], axis=0
+        ).T
 
 
 def draw_ground(axes: Axes, ground: Ground) -> None:
     """Surface, contours or curve, its minima, and what the axes are."""
+    relief, (low, high) = ground.relief, ground.relief[-2:]
     minima, costs = ground.surface["minima"].values, ground.of(ground.surface["minimum_cost"].values)
     star = {"marker": "*", "color": "black", "markeredgecolor": "white", "markersize": 13, "linestyle": "none"}
     axes.set_xlabel(_wrapped(ground.surface["x"].attrs["long_name"]))
     if not ground.is_plane:
-        axes.plot(ground.x, ground.heights, color="#777777", linewidth=1.5, zorder=1)
-        low, high = ground.range
-        axes.set(ylabel="cost", xlim=ground.x[[0, -1]], ylim=(low - 0.06 * (high - low), high + 0.06 * (high - low)))
+        axes.plot(ground.x, relief.height, color="#777777", linewidth=1.5, zorder=1)
+        axes.set(ylabel="cost", xlim=ground.x[[0, -1]], ylim=(low, high))
         axes.plot(minima[:, 0], costs, label="minimum" if len(minima) else None, zorder=5, **star)
         return
     axes.set_ylabel(_wrapped(ground.surface["y"].attrs["long_name"]))
     axes.set(xlim=ground.x[[0, -1]], ylim=ground.y[[0, -1]])
-    as_cost = FuncFormatter(lambda height, _: _power(height) if ground.log else f"{height:g}")
+    as_cost = FuncFormatter(lambda height, _: _power(height) if relief.log else f"{height:g}")
     if axes.name == "3d":
         x, y = np.meshgrid(ground.x, ground.y)
-        low, high = ground.range
         style = {"cmap": "viridis", "vmin": low, "vmax": high, "linewidth": 0, "antialiased": False, "alpha": 0.9}
-        axes.plot_surface(x, y, ground.heights, rcount=80, ccount=80, zorder=1, **style)
-        axes.set(zlim=(low, high), zlabel=ground.label)
+        axes.plot_surface(x, y, relief.height, rcount=80, ccount=80, zorder=1, **style)
+        axes.set(zlim=(low, high))
+        axes.set_zlabel(ground.label, labelpad=8)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))
+            axis.labelpad = 14 if "\n" in axis.get_label_text() else 6
         axes.zaxis.set_major_formatter(as_cost)
-        axes.zaxis.set_major_locator(MaxNLocator(5, integer=ground.log))
-        axes.view_init(elev=38, azim=_seen_from(ground.heights))
+        axes.zaxis.set_major_locator(MaxNLocator(5, integer=relief.log))
+        axes.view_init(elev=38, azim=_seen_from(relief.height))
         axes.set_box_aspect((1, 1, 0.62), zoom=0.92)
         axes.plot(minima[:, 0], minima[:, 1], costs, label="minimum" if len(minima) else None, zorder=5, **star)
         return
-    low, high = ground.range
     levels = np.linspace(low, high, 15)
-    filled = axes.contourf(ground.x, ground.y, ground.heights, levels, cmap="viridis", extend="both")
-    axes.contour(ground.x, ground.y, ground.heights, levels, colors="white", linewidths=0.4, linestyles="solid")
+    filled = axes.contourf(ground.x, ground.y, relief.height, levels, cmap="viridis", extend="both")
+    axes.contour(ground.x, ground.y, relief.height, levels, colors="white", linewidths=0.4, linestyles="solid")
     bar = axes.figure.colorbar(filled, ax=axes, label=ground.label, format=as_cost)
-    bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=ground.log and high - low > 2))
+    bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=relief.log and high - low > 2))
     axes.plot(minima[:, 0], minima[:, 1], label="minimum" if len(minima) else None, zorder=5, **star)
 
 
@@ -163,17 +160,32 @@ def balls_of(surface: "xarray.Dataset", paths: "xarray.Dataset | None", count: i
     if paths is None:
         return []
     places = projected(surface, paths)
-    width = np.ptp([surface[name].values[[0, -1]] for name in "xy" if name in surface.coords], axis=1)
-    middle = np.array([surface[name].values.mean() for name in "xy" if name in surface.coords])
-    places = np.where(np.abs(places - middle) <= _FAR * width, places, middle + np.sign(places - middle) * _FAR * width)
     chosen, names = representative(paths, count), _named(paths)
     balls = []
     for row, place in enumerate(chosen):
         end = OUTCOMES[int(paths["outcome"].values[place])]
         colour, dash = (LINES[row % len(LINES)], DASHES[row % len(DASHES)]) if names else (COLOURS[end], "-")
         label = f"{words(paths, place, chosen)}: {end}".removeprefix(": ")
-        balls.append(Ball(places[place], paths["cost"].values[place].astype(float), end, label, colour, dash))
+        positions = _within_sight(surface, places[place], end)
+        balls.append(Ball(positions, paths["cost"].values[place].astype(float), end, label, colour, dash))
     return balls
+
+
+def _within_sight(surface: "xarray.Dataset", positions: np.ndarray, end: str) -> np.ndarray:
+    """A path, cut where it is far away; one that ran away, as soon as it has left the picture."""
+    scales = [surface[name].values for name in "xy" if name in surface.coords]
+    middle, width = (np.array([of(scale[[0, -1]]) for scale in scales]) for of in (np.mean, np.ptp))
+    with np.errstate(invalid="ignore"):
+        away = ~(np.abs(positions - middle) <= width / 2).all(axis=1)
+        far = ~(np.abs(positions - middle) <= _FAR * width).all(axis=1)
+    first = int((away if end == "diverged" else far).argmax()) if (away if end == "diverged" else far).any() else None
+    if first is None:
+        return positions
+    toward = np.clip(np.nan_to_num(positions[first] - middle), -_FAR * width, _FAR * width)
+    kept = np.full_like(positions, np.nan)
+    kept[:first] = positions[:first]
+    kept[first] = middle + toward if np.isfinite(positions[first]).all() else np.nan
+    return kept
 
 
 def representative(paths: "xarray.Dataset", count: int) -> list[int]:
@@ -237,10 +249,8 @@ def lift(axes: Axes, ground: Ground, ball: Ball, upto: int | None = None, thin: 
         mark |= {"markeredgecolor": ball.colour, "markeredgewidth": 2}
     halo = {} if thin else {"path_effects": _HALO}
     if axes.name == "3d":
-        low, high = ground.range
-        inside = np.isfinite(heights) & (heights <= high)
-        for column, name in zip(columns, "xy", strict=True):
-            inside &= (column >= ground.surface[name].values[0]) & (column <= ground.surface[name].values[-1])
+        low, high = ground.relief[-2:]
+        inside = (heights <= high) & ground.holds(positions[there])
         columns = [np.where(inside, column, np.nan) for column in columns] + [heights + 0.01 * (high - low)]
     elif not ground.is_plane:
         columns.append(heights)
@@ -259,9 +269,5 @@ def _legend(figure: Figure, axes: Axes, balls: list[Ball]) -> None:
     entries = dict(zip(labels, handles, strict=True))
     entries = {label: entries[label] for label in entries if label}
     if entries:
-        figure.legend(
-            entries.values(),
-            entries.keys(),
-            loc="outside lower center",
-            ncols=min(len(entries), 2 if len(balls) <= _FEW else 6),
-        )
+        across = max(1, int(figure.get_size_inches()[0] * 10) // (max(map(len, entries)) + 9))
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), across))
