@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd import budget, costs, names, ranges
 from jaxgd import config as cfg
-from jaxgd import costs, names, ranges
 from jaxgd import plan as plans
 from jaxgd.config import Config
 from jaxgd.costs import start_at, start_of, under
@@ -23,7 +23,9 @@ from jaxgd.user_lane import UserLane
 if TYPE_CHECKING:
     import xarray
 
-_RESERVED = {*FIGURES, "params", "epoch", "cost_history", "known_limit", "limit_formula", "sharpness"}  # in results
+_RESERVED = {  # names in results and in their folder
+    *(*FIGURES, "params", "epoch", "cost_history", "known_limit", "limit_formula", "sharpness", "done"),
+}
 
 
 def planned(config: Config, where: str, folder: Path) -> plans.Plan:
@@ -41,8 +43,10 @@ def planned(config: Config, where: str, folder: Path) -> plans.Plan:
     plan = None
     with jax.enable_x64(config.run.precision == "float64"):
         try:
+            budget.check_config(config)
             plan = _plan(config, folder)
             plans.fingerprint(plan)  # traces the start and the first step of every program, as the run will
+            budget.check_plan(plan)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error.__cause__
         except _NOT_TRACED as error:
@@ -104,6 +108,7 @@ def _plan(config: Config, folder: Path) -> plans.Plan:
         if axis in shared:
             values[axis.name] = lane.values(axis)
     named = {axis.key: axis.name for axis in shared}
+    budget.check_programs(budget.programs(values.values()))
     minimum, minima = lane.known_minima({key: values[name] for key, name in named.items()})
     return plans.planned(
         lane,

@@ -20,6 +20,7 @@ from jaxgd.config import Config, ConfigError
 from jaxgd.descent import Descent, History, norm, opened, step_of
 from jaxgd.files import sole_writer
 from jaxgd.outcome import choose, named
+from jaxgd.ranges import visible
 from jaxgd.sweep import carried_out
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 _PATH_BYTES = 1 << 26  # of all stored paths together; beyond it, their records are thinned
 
+_LONGEST_NAME = 100  # bytes of a folder's name, before the hash
 Progress = Callable[[int, int], None]  # lanes finished, lanes in all
 
 
@@ -54,7 +56,12 @@ def prepared(path: Path, settings: Iterable[str] = (), runs: Path = RUNS) -> Pre
     content = config.model_copy(update={"title": ""})
     fingerprint = f"{cfg.as_toml(content)}\n{plans.fingerprint(plan)}"
     known_as = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
-    return Prepared(config, plan, fingerprint, runs / f"{path.stem}-{known_as}", source)
+    return Prepared(config, plan, fingerprint, runs / f"{_called(path)}-{known_as}", source)
+
+
+def _called(path: Path) -> str:
+    """A config's name as the beginning of a folder's: short enough, and nothing in it that can't be seen."""
+    return visible(path.stem).encode()[:_LONGEST_NAME].decode(errors="ignore")
 
 
 def carry_out(run: Prepared, progress: Progress = lambda done, lanes: None) -> None:

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from jaxgd.outcome import OUTCOMES
+from jaxgd.ranges import visible
 from jaxgd.show.scales import WIDE, borders, is_log, with_heights
 from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, NOWHERE, RC
 from jaxgd.show.tables import by_name, is_axis, setting
@@ -270,5 +271,5 @@ def _mesh(axes: Axes, table: "xarray.Dataset", values: Any, up: str, across: str
 
 def _titled(figure: Figure, title: str) -> Figure:
     across = int(figure.get_size_inches()[0] * 10)  # letters of this size to the inch, with room to spare
-    figure.suptitle(textwrap.fill(title, across), x=0.01, ha="left")
+    figure.suptitle(textwrap.fill(visible(title), across), x=0.01, ha="left", parse_math=False)
     return figure
