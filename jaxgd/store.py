@@ -215,6 +215,13 @@ def _open(path: Path, plan: Plan) -> Folder:
     return Folder(path, plan, group, done)
 
 
+def finished(path: Path) -> set[tuple[int, ...]]:
+    """The batches of a run that are marked and whole, by their place in the grid of batches."""
+    group = zarr.open_group(path / _RESULTS, mode="r")
+    marked = map(tuple, np.argwhere(_ledger(path, group)).tolist())
+    return {tile for tile in marked if all(map(_is_whole, _chunks(path, group, tile)))}
+
+
 def opened_table(path: Path) -> "xarray.Dataset":
     """The results of a run as a Dataset in memory; lanes that have not run are NaN, their outcome pending.
 
