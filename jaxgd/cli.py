@@ -136,16 +136,17 @@ def _refuses(command: Callable) -> Callable:
 def run(
     config: ConfigPath,
     set: Settings = None,
-    open: Annotated[bool, typer.Option("--open", help="Open the picture when done.")] = False,
+    open: Annotated[bool, typer.Option("--open", help="Open the report when done.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help=_FRESH_HELP)] = False,
 ) -> None:
     """Carry out a config, and show what came of it.
 
-    Every descent, what became of each, and a picture. Goes on where an earlier run of the same
+    Every descent, what became of each, a picture and a report. Goes on where an earlier run of the same
     config left off, and repeats nothing.
     """
     from jaxgd import run as runs
     from jaxgd import store
+    from jaxgd.show import report as reports
     from jaxgd.show import tables
 
     began = time.perf_counter()
@@ -160,15 +161,18 @@ def run(
         print()
     title = prepared.config.title or config.stem
     picture = _picture(prepared.folder, table, paths, title)
+    page = reports.write([prepared.folder])
     out = _console()
     lanes = f"{prepared.plan.lanes:,}".replace(",", " ")
     out.print(f"[bold]{_plain(title)}[/]")
     took = f"{time.perf_counter() - began:.1f} s"
     out.print(f"{lanes} lane{'s' * (prepared.plan.lanes > 1)}, up to {prepared.plan.epochs} epochs, {took}\n")
     out.print(tables.closing(table, prepared.config.run.select))
-    out.print(f"\n[bold]results[/]  {_plain(prepared.folder)}\n[bold]picture[/]  {_plain(picture)}", soft_wrap=True)
+    for label, path in (("results", prepared.folder), ("picture", picture), ("report ", page)):
+        gap = "\n" * (label == "results")
+        out.print(f"{gap}[bold]{label}[/]  {_plain(path)}", soft_wrap=True)
     if open:
-        typer.launch(str(picture))
+        typer.launch(page.resolve().as_uri())
 
 
 @app.command()
@@ -295,6 +299,67 @@ def best(
             print(f"{visible(name):14s} {vector(params[name].values)}")
 
 
+@app.command()
+@_refuses
+def compare(
+    run: RunName,
+    by: Annotated[str | None, typer.Option(help="A cost or an accuracy; by default what the run selects by.")] = None,
+    factor: Annotated[float, typer.Option(help="How close to the best is good enough.", min=1)] = 2.0,
+    latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table and nothing else.")] = False,
+) -> None:
+    """Compare the optimizers of a run.
+
+    The best setting of each, the range of every hyperparameter that does nearly as well, and the
+    best that so many random trials would be expected to find.
+    """
+    from jaxgd import compare as comparing
+    from jaxgd import run as runs
+    from jaxgd import store
+    from jaxgd.config import near
+    from jaxgd.show import comparison
+
+    folder = runs.resolved(run)
+    config, table = runs.config_of(folder), store.opened_table(folder).load()
+    by = by or config.run.select
+    if by not in (known := comparing.figures(table)):
+        raise BadInput(f"--by {by}: can compare costs and accuracies only{near(by, known)}")
+    contenders = comparing.compared(table, by, factor)
+    if latex:
+        print(comparison.latex(contenders, by, factor))
+        return
+    title = config.title or folder.name
+    out = _console(width=200)  # a table that is cut short compares nothing: let the terminal wrap it
+    out.print(f"[bold]{_plain(title)}[/]\n")
+    out.print(comparison.words(contenders, by, factor))
+    picture = folder / "figures" / "expected_best.png"
+    picture.parent.mkdir(exist_ok=True)
+    comparison.curves(comparing.expected_best(table, by), title).savefig(picture)
+    out.print(f"\n[bold]picture[/]  {_plain(picture)}", soft_wrap=True)
+
+
+@app.command()
+@_refuses
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN_HELP, show_default=False)],
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write it there instead.")] = None,
+    open: Annotated[bool, typer.Option("--open", help="Open it when done.")] = False,
+) -> None:
+    """Make the report of a run again from its stored results; of several, side by side.
+
+    One HTML file that holds all it shows: send it on, open it anywhere.
+    """
+    from jaxgd.run import resolved
+    from jaxgd.show import report as reports
+
+    try:
+        page = reports.write([resolved(name) for name in runs], to)
+    except OSError as error:
+        raise BadInput(f"{error.filename or to}: can't be written: {error.strerror}") from error
+    print(page)
+    if open:
+        typer.launch(page.resolve().as_uri())
+
+
 def _carry_out(prepared: Any) -> None:
     """Runs with a progress bar, once it has taken long enough to want one."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -329,10 +394,10 @@ def _picture(folder: Path, table: Any, paths: Any, title: str) -> Path:
     return path
 
 
-def _console(stderr: bool = False) -> Any:
+def _console(stderr: bool = False, width: int | None = None) -> Any:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    return Console(stderr=stderr, highlight=False, width=width)
 
 
 def _origin(reference: str, config: Path) -> str:

@@ -21,6 +21,7 @@ from jaxgd.outcome import NEVER, Watch, choose, look, watch_from
 from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 
 SEGMENT = 50  # epochs between two looks at who has ended; also the longest window
+_AT_ONCE = 2  # epochs per turn of the truth loop, which saves copies; of more, XLA computes each epoch several times
 _CACHE_BYTES = 1 << 17  # of params, grads and state that a block may hold and still live in a core's L2
 _FEWEST, _MOST = 64, 2048  # lanes per block: never less than full vectors, never more than retirement likes
 _MOST_ELSEWHERE = 1 << 16  # on an accelerator, which a block has to fill
@@ -293,9 +294,18 @@ def _truth(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limi
             slot = slot + (now == limits.records[slot])
         return *moved, history, slot
 
+    def one_turn(turn, carry):
+        for now in range(_AT_ONCE):
+            carry = one_epoch(first + turn * _AT_ONCE + now, carry)
+        return carry
+
     clock = jnp.zeros_like(lanes.epochs) if clocked else None
     begin = (lanes.params, lanes.state, shared, lanes.best_cost, clock, lanes.history, slot)
-    params, state, shared, best_cost, clock, history, slot = lax.fori_loop(first, last, one_epoch, begin)
+    turns = (last - first) // _AT_ONCE
+    carry = lax.fori_loop(0, turns, one_turn, begin)
+    params, state, shared, best_cost, clock, history, slot = lax.fori_loop(
+        first + turns * _AT_ONCE, last, one_epoch, carry
+    )
     moved = lanes._replace(params=params, state=state, best_cost=best_cost, history=history)
     return moved, clock, shared, slot
 

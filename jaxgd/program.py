@@ -211,7 +211,10 @@ def compilations() -> int:
 _executables: dict[tuple[str, Any, Any], Any] = {}
 _EMBEDDED = 1 << 24  # characters of program text, two for each byte of a constant in it
 _OPTIONS = {  # XLA's own, for this program alone; not its region analysis of copies, which miscompiles with JAX 0.12
-    "cpu": {"xla_cpu_prefer_vector_width": 512},
+    "cpu": {
+        "xla_cpu_prefer_vector_width": 512,
+        "xla_disable_hlo_passes": "cpu-parallel-task-assigner",  # a core has a batch to itself: no kernel is divided
+    },
 }
 
 

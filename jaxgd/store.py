@@ -7,6 +7,7 @@
     best.zarr        params of the best setting, where only those are kept
     limits.zarr      the known limits, where rates are swept of a rule that theory knows
     figures/
+    report.html
 
 A batch is written, flushed to disk, and only then marked in the ledger. A batch that is not marked,
 or that is marked but lacks a chunk or has a damaged one, is done again. Every chunk carries a checksum;

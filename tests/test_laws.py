@@ -174,9 +174,26 @@ def test_importing_loads_nothing_heavy_and_changes_no_setting():
 import jax, sys
 before = dict(jax.config.values)
 import jaxgd
-assert jax.config.values == before
+assert jaxgd.sweep and jax.config.values == before
 loaded = [name for name in {HEAVY} if name in sys.modules]
 assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+def test_the_command_answers_about_itself_without_jax():
+    program = "import sys; from jaxgd.cli import answered; answered(['--help']); assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_public_names_mean_what_is_public_also_where_a_room_has_the_same_name():
+    program = """
+import jaxgd.run, jaxgd.sweep, types
+import jaxgd
+public = {name: getattr(jaxgd, name) for name in dir(jaxgd)}
+assert not any(isinstance(value, types.ModuleType) for value in public.values()), public
+from jaxgd import *
+assert sweep is jaxgd.sweep is public["sweep"] and not hasattr(jaxgd, "nonsense")
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
@@ -184,6 +201,17 @@ assert not loaded, loaded
 def modules():
     found = pkgutil.walk_packages(jaxgd.__path__, "jaxgd.")
     return [module.name for module in found if not module.name.endswith("__main__")]
+
+
+def test_every_room_can_be_the_first_to_be_imported():
+    program = """
+import sys, importlib
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    for loaded in [name for name in sys.modules if name.split(".")[0] == "jaxgd"]:
+        del sys.modules[loaded]
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program, *modules()], check=True)
 
 
 @pytest.mark.parametrize("name", modules())

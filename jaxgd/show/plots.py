@@ -17,8 +17,8 @@ from jaxgd.outcome import OUTCOMES
 from jaxgd.ranges import visible
 from jaxgd.show.scales import WIDE, borders, is_log, with_heights
 from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, NOWHERE, RC
-from jaxgd.show.tables import by_name, is_axis, setting
-from jaxgd.table import REPLICATES, best
+from jaxgd.show.tables import is_axis, setting
+from jaxgd.table import REPLICATES, best, by_name
 
 if TYPE_CHECKING:
     import xarray
@@ -116,12 +116,14 @@ def _strips(rows: dict[str, "xarray.Dataset"], along: str, title: str) -> Figure
     """Final cost over one axis, marked by outcome, a row per name."""
     figure = Figure(figsize=(8, 1.2 + 2.8 * len(rows) if len(rows) < 3 else 1 + 2.1 * len(rows)))
     every = figure.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    for axes, (name, table) in zip(every, rows.items(), strict=True):
-        label, where = _scale_of(table, along)
+    scales = [_scale_of(table, along) for table in rows.values()]
+    if len({label for label, _ in scales}) > 1:  # one scale below all of them
+        scales = [(along, table[along].values) for table in rows.values()]
+    for axes, (name, table), (_, where) in zip(every, rows.items(), scales, strict=True):
         _strip(axes, table, along, where)
         _few_ticks(axes, axes.get_yscale())
         axes.set(title=name, ylabel=table["height"].attrs["label"].replace(" above", "\nabove"))
-    every[-1].set_xlabel(label)
+    every[-1].set_xlabel(scales[-1][0])
     handles = {label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     order = [label for label in (*map(_in_legend, OUTCOMES), "median", "best") if label in handles]
     figure.legend(

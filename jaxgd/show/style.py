@@ -9,6 +9,14 @@ COLOURS = {
     "descending": "#8fcaee",
     "diverged": "#6e1f00",
 }
+DARK = {  # the same on a dark page, where browns and violets would drown
+    "pending": "#3a3d44",
+    "converged": "#1fb98b",
+    "trapped": "#f0b442",
+    "oscillating": "#c07fb8",
+    "descending": "#8fcaee",
+    "diverged": "#b5491a",
+}
 MARKS = {"pending": ".", "converged": "o", "trapped": "s", "oscillating": "D", "descending": "v", "diverged": "x"}
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 DASHES = ("-", "--", "-.", ":")
