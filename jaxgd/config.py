@@ -1,7 +1,8 @@
 """TOML to a checked config. Every error names the file, the key, what is wrong, and what is allowed."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,7 +65,7 @@ class Run(Table):
 
 class Record(Table):
     history: Annotated[int, Field(ge=2, le=100_000)] | None = None
-    paths: Annotated[int, Field(ge=0, le=100_000)] = 0
+    paths: Annotated[int, Field(ge=0, le=100_000)] | None = None  # an eighth of the lanes, but 8 to 48
     params: Literal["all", "best", "none"] = "all"
 
 
@@ -146,6 +147,12 @@ def checked(content: dict[str, Any], where: str) -> Config:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     return config
+
+
+@lru_cache(maxsize=8)
+def rebuilt(kind: Callable[[Config, Path], Any], text: str, folder: Path) -> Any:
+    """What a config was made into, made again in another process, to which it travels as its text."""
+    return kind(checked(tomllib.loads(text), "the config"), folder)
 
 
 def as_toml(config: Config) -> str:
