@@ -21,11 +21,8 @@ from jaxgd.config import Config, ConfigError
 from jaxgd.descent import Descent, History, norm, opened, step_of
 from jaxgd.files import sole_writer
 from jaxgd.outcome import choose, named
-<<<<<<< HEAD
 from jaxgd.ranges import visible
-=======
 from jaxgd.surfaces import SURFACES
->>>>>>> main
 from jaxgd.sweep import carried_out
 
 if TYPE_CHECKING:

@@ -225,7 +225,10 @@ def _real(plan: Plan) -> type:
 
 
 def as_finished(boxes: Sequence[Box], submit: Callable[[Box], Future], ahead: int) -> Iterator[tuple[Box, Any]]:
-    """Box by box with what came of it. Submits no more than the workers can soon do, so that memory holds a few batches, never all."""
+    """Box by box with what came of it.
+
+    Submits no more than the workers can soon do, so that memory holds a few batches, never all.
+    """
     waiting = iter(boxes)
     running: dict[Future, Box] = {}
     try:

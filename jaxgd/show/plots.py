@@ -1,7 +1,6 @@
 """Figures of a run, drawn from its stored results."""
 
 import re
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from jaxgd.outcome import OUTCOMES
-from jaxgd.ranges import visible
 from jaxgd.show.scales import WIDE, borders, is_log, with_heights
-from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, NOWHERE, RC
+from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, NOWHERE, RC, titled
 from jaxgd.show.tables import is_axis, setting
 from jaxgd.table import REPLICATES, best, by_name
 
@@ -77,7 +75,7 @@ def _curves(table: "xarray.Dataset", paths: "xarray.Dataset", title: str) -> Fig
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper")
     verdict = "" if several else f": {OUTCOMES[int(paths['outcome'].values[0])]}"
-    return _titled(figure, title + verdict)
+    return titled(figure, title + verdict)
 
 
 def _curve(axes: Axes, epochs: np.ndarray, heights: np.ndarray, row: int, end: str, name: str | None) -> None:
@@ -129,7 +127,7 @@ def _strips(rows: dict[str, "xarray.Dataset"], along: str, title: str) -> Figure
     figure.legend(
         [handles[label] for label in order], order, loc="outside lower center", ncols=len(order), columnspacing=1.2
     )
-    return _titled(figure, title)
+    return titled(figure, title)
 
 
 def _scale_of(table: "xarray.Dataset", along: str) -> tuple[str, np.ndarray]:
@@ -195,7 +193,7 @@ def _maps(rows: dict[str, "xarray.Dataset"], up: str, across: str, title: str) -
         line[0].set_ylabel(f"{up}\n({cut})" if cut else up)
     for axes in every[-1]:
         axes.set_xlabel(across)
-    return _titled(figure, title)
+    return titled(figure, title)
 
 
 def _cut(table: "xarray.Dataset", up: str, across: str) -> tuple["xarray.Dataset", str]:
@@ -269,9 +267,3 @@ def _mesh(axes: Axes, table: "xarray.Dataset", values: Any, up: str, across: str
     drawn = axes.pcolormesh(x, y, values, rasterized=True, **style)
     axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))  # whatever else is drawn on the map
     return drawn
-
-
-def _titled(figure: Figure, title: str) -> Figure:
-    across = int(figure.get_size_inches()[0] * 10)  # letters of this size to the inch, with room to spare
-    figure.suptitle(textwrap.fill(visible(title), across), x=0.01, ha="left", parse_math=False)
-    return figure
