@@ -24,6 +24,7 @@ app = typer.Typer(
 
 _SET_HELP = "Lay a value over the config, as in run.epochs=200 or sweep={}; as often as you like."
 _RUN_HELP = "A run folder, its config, or the beginning of its name."
+_CLUSTER_HELP = "Let the workers of a running Dask scheduler do it: its address, or the file that it wrote."
 _FRESH_HELP = "Begin anew; an earlier run of the same config is kept under another name."
 _IMPORT_HELP = "Import the code that the config names (function = ...), which carries it out, and check it too."
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
@@ -138,6 +139,7 @@ def run(
     set: Settings = None,
     open: Annotated[bool, typer.Option("--open", help="Open the report when done.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help=_FRESH_HELP)] = False,
+    cluster: Annotated[str | None, typer.Option(metavar="ADDRESS", help=_CLUSTER_HELP)] = None,
 ) -> None:
     """Carry out a config, and show what came of it.
 
@@ -153,7 +155,7 @@ def run(
     prepared = runs.prepared(config, set or ())
     if fresh and (earlier := runs.set_aside(prepared)):
         _console(stderr=True).print(f"the earlier run is kept as {_plain(earlier)}", soft_wrap=True)
-    _carry_out(prepared)
+    _carry_out(prepared, cluster)
     table, paths = store.opened_table(prepared.folder).load(), store.opened_paths(prepared.folder)
     if prepared.plan.lanes == 1:
         for line in tables.epoch_lines(paths):
@@ -396,7 +398,7 @@ def animate(
         typer.launch(str(path))
 
 
-def _carry_out(prepared: Any) -> None:
+def _carry_out(prepared: Any, cluster: str | None = None) -> None:
     """Runs with a progress bar, once it has taken long enough to want one."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -409,7 +411,7 @@ def _carry_out(prepared: Any) -> None:
     if bar.console.is_terminal:  # in a log a bar is only noise
         late.start()
     try:
-        runs.carry_out(prepared, lambda done, lanes: bar.update(task, completed=done))
+        runs.carry_out(prepared, lambda done, lanes: bar.update(task, completed=done), cluster)
     except KeyboardInterrupt:
         kept = f"{bar.tasks[task].completed} of {prepared.plan.lanes} lanes are kept in {prepared.folder}"
         raise Interrupted(kept) from None

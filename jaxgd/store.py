@@ -224,6 +224,14 @@ def _open(path: Path, plan: Plan) -> Folder:
     return Folder(path, plan, group, done)
 
 
+def seen(path: Path, plan: Plan, known_as: str) -> Folder | None:
+    """The folder of a run as another process made it; None if there is none here, or another run's."""
+    try:
+        return _open(path, plan) if read_manifest(path)["fingerprint"] == known_as else None
+    except StoreError:
+        return None
+
+
 def finished(path: Path) -> set[tuple[int, ...]]:
     """The batches of a run that are marked and whole, by their place in the grid of batches."""
     group = zarr.open_group(path / _RESULTS, mode="r")
