@@ -23,8 +23,12 @@ class Relief(NamedTuple):
     high: float
 
 
-def relief(cost: np.ndarray, minimum: float | None) -> Relief:
-    """Heights of a surface; logarithmic if it would else look like a plain with a wall around it."""
+def relief(cost: np.ndarray, minimum: float | None, flat: float = _FLAT) -> Relief:
+    """Heights of a surface; logarithmic if it would else look like a plain with a wall around it.
+
+    Args:
+      flat: how many times its middle it may rise and still be linear.
+    """
     cost = np.where(np.isfinite(cost), cost, np.nan).astype(float)
     seen = cost[np.isfinite(cost)]
     if not seen.size:
@@ -32,7 +36,7 @@ def relief(cost: np.ndarray, minimum: float | None) -> Relief:
     base = float(min(seen.min(), np.inf if minimum is None else minimum))
     above = seen - base
     least = float(max(above[above > 0].min(initial=np.inf), 1e-6 * above.max()))
-    log = bool(cost.ndim == 2 and above.max() > _FLAT * np.median(above) and 0 < least < np.inf)
+    log = bool(cost.ndim == 2 and above.max() > flat * np.median(above) and 0 < least < np.inf)
     height = np.log10(np.maximum(cost - base, least)) if log else cost
     low, high = float(np.nanmin(height)), float(np.nanmax(height))
     room = 0.04 * (high - low) or max(1.0, abs(high))
