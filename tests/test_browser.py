@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from command import command
@@ -76,6 +77,7 @@ def chromium():
 def runs(tmp_path_factory):
     """Two runs, each with its report, and one report of both."""
     folder = tmp_path_factory.mktemp("reports")
+    jax.config.update("jax_disable_most_optimizations", True)  # they run slowly, but compile in half the time
     with contextlib.chdir(folder):
         for name, text in (("starts", STARTS), ("rates", RATES)):
             Path(f"{name}.toml").write_text(text, "utf-8")
@@ -83,6 +85,7 @@ def runs(tmp_path_factory):
             assert answer.code == 0, answer.err
         answer = command("report", "starts", "rates", "--to", "both.html")
         assert answer.code == 0 and answer.out.strip() == "both.html"
+    jax.config.update("jax_disable_most_optimizations", False)
     found = {name: next(folder.glob(f"runs/{name}-*")) for name in ("starts", "rates")}
     return found | {"both": folder}
 
@@ -117,19 +120,23 @@ def script(browser, body, *arguments):
     return found[0]
 
 
-def shown(browser, path, width=1280, scheme="light"):
-    """Opens a page, and waits until it is drawn."""
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+def look(browser, width, scheme, height=900):
+    """Gives the window a size, and the user a taste."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    taste = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}  # no gliding under the pointer
+    features = [{"name": name, "value": value} for name, value in taste.items()]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def shown(browser, path):
+    """Opens a page, and waits until it is drawn."""
+    look(browser, 1280, "light")
     for kind in ("browser", "performance"):
         browser.get_log(kind)  # of what came before
     browser.get(path.as_uri())
-    script(
-        browser,
-        "while (!document.documentElement.dataset.ready && document.getElementById('trouble').hidden) await frames();",
-    )
+    ready = "document.documentElement.dataset.ready || !document.getElementById('trouble').hidden"
+    script(browser, f"while (!({ready})) await frames();")
 
 
 def report_of(runs, name):
@@ -274,7 +281,8 @@ def test_a_click_on_the_map_shows_that_lane_and_its_nearest_path(browser, runs):
         nearest = np.flatnonzero(np.isclose(apart, apart.min(), atol=1e-9))
         drawn = trace(browser, ".curve", 0)[1]
         assert any(
-            np.array_equal(drawn, np.maximum(c, 8 * np.finfo(np.float32).eps)) for c in paths["cost"].values[nearest].astype(float)
+            np.array_equal(drawn, np.maximum(c, 8 * np.finfo(np.float32).eps))
+            for c in paths["cost"].values[nearest].astype(float)
         )
 
 
@@ -297,24 +305,34 @@ def test_the_table_sorts_and_shows_a_setting(browser, runs):
     assert [figures(browser)[name] for name in ("optimizer", "learning_rate")] == cells[1:3]
 
 
-@pytest.mark.parametrize("width", [1280, 600])
 @pytest.mark.parametrize("name", ["starts", "rates", "both"])
-def test_pictures_fill_a_wide_and_a_narrow_window(browser, runs, name, width):
+def test_pictures_fill_a_wide_and_a_narrow_window_in_light_and_dark(browser, runs, name):
+    shown(browser, report_of(runs, name))
+    lightness = {}
+    for width, scheme in ((1280, "light"), (600, "light"), (600, "dark")):
+        look(browser, width, scheme)
+        wide, height = script(browser, f"await frames(); {_SIZE} return [root.scrollWidth, root.scrollHeight];")
+        assert wide <= width
+        look(browser, width, scheme, height)
+        boxes = script(browser, f"await frames(); await frames(); {_BOXES}")
+        page = picture_of(browser)
+        lightness[scheme] = np.median(page)
+        assert len(boxes) > 1
+        for left, top, right, bottom in np.array(boxes).round().astype(int):
+            inside = page[top + 40 : bottom - 40, left + 40 : right - 20]
+            assert inside.std() > 3 and len(np.unique(inside)) > 8, (width, scheme, left, top)
+    assert lightness["light"] > 200 > 60 > lightness["dark"]
+
+
+_SIZE = "const root = document.documentElement;"
+_BOXES = """return [...document.querySelectorAll(".plot")].filter((plot) => plot.checkVisibility())
+    .map((plot) => plot.getBoundingClientRect()).map((box) => [box.left, box.top, box.right, box.bottom]);"""
+
+
+def picture_of(browser):
     from PIL import Image
 
-    lightness = {}
-    for scheme in ("light", "dark"):
-        shown(browser, report_of(runs, name), width, scheme)
-        assert script(browser, "return document.documentElement.scrollWidth;") <= width
-        for plot in browser.find_elements("css selector", ".plot"):
-            if not plot.is_displayed():
-                continue
-            picture = np.asarray(Image.open(io.BytesIO(plot.screenshot_as_png)).convert("L"), float)
-            inside = picture[40:-40, 40:-20]
-            assert inside.std() > 3 and len(np.unique(inside)) > 8, plot.get_attribute("class")
-        page = np.asarray(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("L"), float)
-        lightness[scheme] = np.median(page)
-    assert lightness["light"] > 200 > 60 > lightness["dark"]
+    return np.asarray(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("L"), float)
 
 
 def test_several_runs_are_drawn_together_and_each_when_it_is_opened(browser, runs):
