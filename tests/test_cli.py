@@ -145,7 +145,7 @@ BAD = {
     "tolerance of 0": (with_(GOOD, "run.tolerance=0"), "run.tolerance = 0: must be greater than 0"),
     "negative seed": (with_(GOOD, "seed=-1"), "seed = -1: must be greater than or equal to 0"),
     "precision": (with_(GOOD, "run.precision=float16"), "run.precision = \"float16\": must be 'float32' or 'float64'"),
-    "select": (with_(GOOD, "run.select=luckiest"), "must be 'final_cost', 'best_cost' or 'target_epoch'"),
+    "select": (with_(GOOD, "run.select=luckiest"), "must be one of final_cost, best_cost, target_epoch"),
     "one record": (with_(GOOD, "record.history=1"), "record.history = 1: must be greater than or equal to 2"),
     "params": (with_(GOOD, "record.params=some"), "must be 'all', 'best' or 'none'"),
     "minima of another size": (with_(GOOD, "cost.minima=[[1.0, 2.0]]"), "cost.minima: [1.0, 2.0] must have 1 numbers"),
@@ -184,7 +184,7 @@ BAD = {
         with_(GOOD, "optimizer.name=adam", "optimizer.nesterov=1"),
         "optimizer.nesterov = 1: must be true or false",
     ),
-    "table as rate": (with_(GOOD, "optimizer.learning_rate={a=1}"), "must be a finite number"),
+    "table as rate": (with_(GOOD, "optimizer.learning_rate={a=1}"), "the params have no part a; allowed: x"),
     "constant of a surface": (with_(RACE, "cost.constants.c=1"), "rosenbrock has no such constant"),
     "start of a surface": (with_(RACE, "start.y=1"), "rosenbrock starts from x alone"),
     # expressions
@@ -613,7 +613,7 @@ def process(*words, **more):
 
 def test_interrupted_it_says_how_to_go_on(folder):
     write(folder, GOOD + "[sweep]\noptimizer.learning_rate = { geomspace = [1e-6, 0.1, 4_000_000] }")
-    running = process("run", "good.toml", "--set", "run.epochs=1000")
+    running = process("run", "good.toml", "--set", "run.epochs=10000")
     deadline = time.monotonic() + 120
     while not list(folder.glob("runs/*/results.zarr/final_cost/c/*")) and running.poll() is None:
         assert time.monotonic() < deadline
