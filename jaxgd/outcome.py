@@ -5,6 +5,7 @@ it) are taken over a lane's last segment: at most its last 50 updates. What lies
 crossings is a swing: a single update where each overshoots, many where a ball with momentum rolls.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -270,6 +271,16 @@ def reached(params: PyTree, minima: Any, met: Any) -> Any:
 
 
 def named(prefix: str, tree: PyTree) -> dict[str, Any]:
-    """The leaves of a tree by the path that leads to them, joined with dots."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {".".join([prefix, *(jax.tree_util.keystr((key,), simple=True) for key in path)]): v for path, v in leaves}
+    """The leaves of a tree by the path that leads to them, joined with dots, which slashes become too.
+
+    Raises:
+      ValueError: two leaves would share a name.
+    """
+    found: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        parts = (re.sub(r"[/\\]", ".", jax.tree_util.keystr((key,), simple=True)) for key in path)
+        name = ".".join([prefix, *parts])
+        if name in found:
+            raise ValueError(f"two leaves would both be called {name}: rename one")
+        found[name] = leaf
+    return found

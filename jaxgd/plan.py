@@ -6,7 +6,7 @@ import itertools
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -330,6 +330,27 @@ def bound(plan: Plan, index: tuple[int, ...]) -> Callable[..., Descent]:
         return descent
 
     return lane
+
+
+def alone(plan: Plan, box: Box) -> tuple[Plan, Box]:
+    """One batch as a plan of its own, to be carried out elsewhere: nothing but its part of the axes goes with it.
+
+    It is the same program in the same blocks, and so the same numbers.
+    """
+
+    def part(values: Any, along: slice) -> Any:
+        return Each(values.values[along]) if isinstance(values, Each) else jax.tree.map(lambda a: a[along], values)
+
+    dimensions = tuple(
+        Dimension({name: part(values, along) for name, values in dimension.axes.items()}, along.stop - along.start)
+        for dimension, along in zip(plan.dimensions, box, strict=True)
+    )
+    absent = None if plan.absent is None else plan.absent[box[: plan.absent.ndim]]
+    small = replace(plan, dimensions=dimensions, labels={}, absent=absent)
+    program = [along.start for dimension, along in zip(plan.dimensions, box, strict=True) if dimension.static]
+    known = {name: getattr(plan, name) for name in ("outline", "block", "blocks", "chunk")}
+    vars(small).update(known, key=f"{plan.key} {program}")  # not reckoned again from its own size
+    return small, tuple(slice(0, along.stop - along.start) for along in box)
 
 
 def by_program(plan: Plan, lanes: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:

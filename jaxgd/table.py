@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, NEVER, OUTCOMES, PENDING, named, tolerances
 from jaxgd.plan import Each, Plan
+from jaxgd.ranges import visible
 
 if TYPE_CHECKING:
     import xarray
@@ -165,7 +166,7 @@ def by_name(table: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
     found = {}
     for index in np.ndindex(*(table.sizes[d] for d in named)):
         part = table.isel(dict(zip(named, index, strict=True)))
-        found[", ".join(str(part[d].values) for d in named)] = part.drop_vars(named)
+        found[", ".join(visible(part[d].values) for d in named)] = part.drop_vars(named)
     return found
 
 
