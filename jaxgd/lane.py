@@ -56,6 +56,8 @@ def planned(config: Config, where: str, folder: Path) -> plans.Plan:
             raise ConfigError(f"{where}: {error}") from error.__cause__
         except _NOT_TRACED as error:
             raise ConfigError(f"{where}: {_not_traced(config, error)}") from error
+        except plans.NeedsValue as error:
+            raise ConfigError(f"{where}: {_not_traced(config, error.__cause__)}") from error
         except (TypeError, ValueError, IndexError) as error:  # what Descent, its cost or the optimizer refuse
             raise ConfigError(f"{where}: {_place(error, folder)}{error}") from error
         except Exception as error:

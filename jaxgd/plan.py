@@ -395,6 +395,10 @@ def bytes_of(tree: PyTree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+class NeedsValue(TypeError):
+    """A value that varies within a program was needed before it could be traced."""
+
+
 class plain_words:
     """Turns JAX's complaint about a traced value in a Python branch into one that says what to do."""
 
@@ -403,7 +407,7 @@ class plain_words:
 
     def __exit__(self, kind, error, _):
         if isinstance(error, (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)):
-            raise TypeError(
+            raise NeedsValue(
                 "the lane (or its optimizer) needs the value of an axis before it can be traced: it branches on it "
                 "in Python, or uses it as a shape or a name. Give that axis as jaxgd.each([...]), which makes one "
                 f"program per value. JAX says: {str(error).strip().splitlines()[0]}"
