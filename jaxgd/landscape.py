@@ -287,8 +287,8 @@ def _plane(seen: _Seen, reached: np.ndarray, flat: np.ndarray, names: list[str],
         spread, kind = values**2 / (values**2).sum(), "principal"
         directions = directions[: 2 if len(spread) > 1 and spread[1] > _NO_SPREAD else 1]
     labels = [
-        f"{word} principal direction of the paths ({100 * share:.3g} % of their spread)"
-        for word, share, _ in zip(("first", "second"), spread, directions, strict=False)
+        f"{word} principal direction ({100 * share:.3g} % of the spread)"
+        for word, share, _ in zip(("1st", "2nd"), spread, directions, strict=False)
     ]
     labels += ["a random direction", "another random direction"][: 2 - len(labels)]
     random = np.random.default_rng(seed).normal(size=(2, count))

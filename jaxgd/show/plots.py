@@ -15,8 +15,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from jaxgd.outcome import OUTCOMES
 from jaxgd.show.scales import WIDE, borders, is_log, with_heights
 from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, NOWHERE, RC, titled
-from jaxgd.show.tables import is_axis, setting
-from jaxgd.table import REPLICATES, best, by_name
+from jaxgd.show.tables import is_axis
+from jaxgd.show.terrain import last_costs, representative, words
+from jaxgd.table import REPLICATES, best, by_name, edges
 
 if TYPE_CHECKING:
     import xarray
@@ -32,11 +33,31 @@ def overview(table: "xarray.Dataset", paths: "xarray.Dataset | None", title: str
     along = [str(d) for d in table["outcome"].dims if is_axis(table, str(d))]
     with matplotlib.rc_context(RC):
         if not along and paths is not None:
-            return _curves(table, paths, title)
-        rows = dict(list(by_name(with_heights(table)).items())[:_MOST_ROWS])
+            return curves(table, paths, title)
         if len(along) < 2 or "trial" in along:
-            return _strips(rows, along[0] if along else _longest(table, 1)[0], title)
-        return _maps(rows, *_longest(table, 2), title)
+            return rates(table, along[0] if along else _longest(table, 1)[0], title)
+        return _maps(_rows(table), *_longest(table, 2), title, [_outcome_map, _height_map])
+
+
+def maps(table: "xarray.Dataset", title: str = "") -> Figure:
+    """Over the two longest axes: outcome, epochs to the target, or to the lowest cost where there is none, and final
+    cost; beside them, where several minima are known, which was reached.
+
+    Raises:
+      ValueError: fewer than two axes of numbers vary.
+    """
+    if len(along := _longest(table, 2)) < 2:
+        raise ValueError("a map needs two axes of numbers; " + _has(table))
+    with matplotlib.rc_context(RC):
+        return _maps(_rows(table), *along, title, [_outcome_map, _epochs_map, _height_map])
+
+
+def _rows(table: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
+    return dict(list(by_name(with_heights(table)).items())[:_MOST_ROWS])
+
+
+def _has(table: "xarray.Dataset") -> str:
+    return "the table has " + (", ".join(f"{d} {n}" for d, n in table["outcome"].sizes.items()) or "one lane")
 
 
 def _longest(table: "xarray.Dataset", count: int) -> list[str]:
@@ -49,11 +70,13 @@ def _longest(table: "xarray.Dataset", count: int) -> list[str]:
 # --- cost over epochs ---
 
 
-def _curves(table: "xarray.Dataset", paths: "xarray.Dataset", title: str) -> Figure:
-    """Cost over epochs, and the same on a logarithmic scale where it spans one."""
-    some = np.unique(
-        np.linspace(0, paths.sizes["path"] - 1, min(paths.sizes["path"], _MOST_CURVES)).round().astype(int)
-    )
+def curves(table: "xarray.Dataset", paths: "xarray.Dataset", title: str = "") -> Figure:
+    """Cost over epochs, and the same on a logarithmic scale where it spans one; of a dozen paths, if there are more."""
+    with matplotlib.rc_context(RC):
+        return _curves(table, paths, representative(paths, _MOST_CURVES), title)
+
+
+def _curves(table: "xarray.Dataset", paths: "xarray.Dataset", some: list[int], title: str) -> Figure:
     costs = paths["cost"].values[some].astype(float)
     minimum = table.attrs.get("minimum")
     above = np.where(costs > (minimum or 0), costs - (minimum or 0), np.nan)  # a logarithm has no room for 0
@@ -64,10 +87,9 @@ def _curves(table: "xarray.Dataset", paths: "xarray.Dataset", title: str) -> Fig
     panels = [("cost", costs, "linear"), (f"cost{' above the minimum' * bool(minimum)}", above, "log")][: 1 + spans]
     for axes, (label, heights, scale) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         for row, place in enumerate(some):
-            path = paths.isel(path=place)
-            end = OUTCOMES[int(path["outcome"])]
-            name = f"{setting(path.drop_vars('epoch')).removeprefix('optimizer = ')}: {end}" if several else None
-            _curve(axes, path["epoch"].values, heights[row], row, end, name)
+            end = OUTCOMES[int(paths["outcome"].values[place])]
+            name = f"{words(paths, place, some)}: {end}".removeprefix(": ") if several else None
+            _curve(axes, paths["epoch"].values, heights[row], row, end, name)
         axes.set(xlabel="epoch", ylabel=label, yscale=scale)
         _keep_in_sight(axes, heights, scale)
         _few_ticks(axes, scale)
@@ -110,8 +132,23 @@ def _keep_in_sight(axes: Axes, heights: np.ndarray, scale: str) -> None:
 # --- over one axis ---
 
 
+def rates(table: "xarray.Dataset", along: str | None = None, title: str = "") -> Figure:
+    """Final cost over one axis, by default the longest, marked by outcome, with the best value, the edge and the known
+    limit; a row per name.
+
+    Raises:
+      ValueError: the table has no such axis of numbers.
+    """
+    along = along or next(iter(_longest(table, 1)), None)
+    if along is None or along not in table["outcome"].dims or table[along].dtype.kind not in "iuf":
+        raise ValueError(
+            f"no axis of numbers {along!r}; {_has(table)}" if along else f"no axis of numbers; {_has(table)}"
+        )
+    with matplotlib.rc_context(RC):
+        return _strips(_rows(table), along, title)
+
+
 def _strips(rows: dict[str, "xarray.Dataset"], along: str, title: str) -> Figure:
-    """Final cost over one axis, marked by outcome, a row per name."""
     figure = Figure(figsize=(8, 1.2 + 2.8 * len(rows) if len(rows) < 3 else 1 + 2.1 * len(rows)))
     every = figure.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     scales = [_scale_of(table, along) for table in rows.values()]
@@ -123,9 +160,15 @@ def _strips(rows: dict[str, "xarray.Dataset"], along: str, title: str) -> Figure
         axes.set(title=name, ylabel=table["height"].attrs["label"].replace(" above", "\nabove"))
     every[-1].set_xlabel(scales[-1][0])
     handles = {label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    order = [label for label in (*map(_in_legend, OUTCOMES), "median", "best") if label in handles]
+    order = [
+        label for label in (*map(_in_legend, OUTCOMES), "median", "best", "edge", "known limit") if label in handles
+    ]
     figure.legend(
-        [handles[label] for label in order], order, loc="outside lower center", ncols=len(order), columnspacing=1.2
+        [handles[label] for label in order],
+        order,
+        loc="outside lower center",
+        ncols=min(len(order), 6),
+        columnspacing=1.2,
     )
     return titled(figure, title)
 
@@ -161,12 +204,26 @@ def _strip(axes: Axes, table: "xarray.Dataset", along: str, scale: np.ndarray) -
         order = np.argsort(scale, kind="stable")
         middle = np.median(heights.reshape(len(scale), -1), axis=1)
         axes.plot(scale[order], middle[order], color="black", linewidth=0.8, label="median")
+    if along not in REPLICATES and along != "trial" and len(scale) > 1:
+        _mark_ends(axes, table, along)
     try:
         winner = _scale_of(best(table), along)[1] if along != "trial" else scale[int(best(table)["trial"])]
     except ValueError:
         return  # nothing to mark: every lane diverged
     if along not in REPLICATES and len(scale) > 1:
         axes.axvline(float(winner), color="black", linewidth=0.8, linestyle=":", label="best")
+
+
+def _mark_ends(axes: Axes, table: "xarray.Dataset", along: str) -> None:
+    """Where divergence begins: as it was found, half way between two values, and as theory has it."""
+    edge = edges(table, along)
+    if edge["unstable"].ndim == 0 and np.isfinite(edge["unstable"]) and int(edge["changes"]) == 1:
+        low, high = float(edge["stable"]), float(edge["unstable"])
+        at = np.sqrt(low * high) if is_log(table[along].values) else (low + high) / 2
+        axes.axvline(at, color="#6e1f00", linewidth=1, linestyle="-.", label="edge")
+    limit = table.get("known_limit")
+    if limit is not None and limit.attrs["along"] == along and limit.size == 1 and np.isfinite(limit.item()):
+        axes.axvline(limit.item(), color="#0072b2", linewidth=1.6, linestyle="--", label="known limit", zorder=0)
 
 
 def _in_legend(outcome: str) -> str:
@@ -176,11 +233,11 @@ def _in_legend(outcome: str) -> str:
 # --- over two axes ---
 
 
-def _maps(rows: dict[str, "xarray.Dataset"], up: str, across: str, title: str) -> Figure:
-    """Outcome, final cost and, where several minima are known, which was reached, over two axes."""
+def _maps(rows: dict[str, "xarray.Dataset"], up: str, across: str, title: str, draw: list[Any]) -> Figure:
+    """Maps over two axes; and, where several minima are known, one of which was reached."""
     whole = next(iter(rows.values()))
     several = len(whole["minimum"].attrs.get("known_minima", ())) > 1
-    draw = [_outcome_map, _height_map] + ([_minimum_map] if several else [])
+    draw = draw + [_minimum_map] * several
     figure = Figure(figsize=(0.5 + 4.6 * len(draw), 0.8 + 3.6 * len(rows)))
     every = figure.subplots(len(rows), len(draw), squeeze=False, sharex=True, sharey=True)
     for line, (name, table) in zip(every, rows.items(), strict=True):
@@ -188,12 +245,26 @@ def _maps(rows: dict[str, "xarray.Dataset"], up: str, across: str, title: str) -
         for axes, one in zip(line, draw, strict=True):
             heading = one(figure, axes, flat, up, across)
             axes.set(title=": ".join(filter(None, (name, heading))))
+            _draw_limit(axes, flat, up, across)
             axes.set_xscale("log" if is_log(flat[across].values) else "linear")
             axes.set_yscale("log" if is_log(flat[up].values) else "linear")
         line[0].set_ylabel(f"{up}\n({cut})" if cut else up)
     for axes in every[-1]:
         axes.set_xlabel(across)
     return titled(figure, title)
+
+
+def _draw_limit(axes: Axes, table: "xarray.Dataset", up: str, across: str) -> None:
+    """The known limit of the learning rate, if that is one of the two axes."""
+    limit = table.get("known_limit")
+    if limit is None or limit.attrs["along"] not in (up, across) or not set(limit.dims) <= {up, across}:
+        return
+    along = limit.attrs["along"]
+    other = up if along == across else across
+    values = np.broadcast_to(limit.values, table.sizes[other]) if limit.ndim == 0 else limit.values
+    line = (values, table[other].values) if along == across else (table[other].values, values)
+    axes.plot(*line, color="black", linewidth=2.5)
+    axes.plot(*line, color="white", linewidth=1.2, linestyle="--")
 
 
 def _cut(table: "xarray.Dataset", up: str, across: str) -> tuple["xarray.Dataset", str]:
@@ -228,6 +299,16 @@ def _height_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, ac
     scale = {"norm": LogNorm(low, high)} if log and high > WIDE * low > 0 else {}
     figure.colorbar(_mesh(axes, table, heights, up, across, **scale), ax=axes)
     return heading
+
+
+def _epochs_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, across: str) -> str:
+    met = np.isfinite(table["target_epoch"].values).any()
+    epochs = table["target_epoch" if met else "best_epoch"].values.astype(float)
+    seen = epochs[np.isfinite(epochs)]
+    scale = {"norm": LogNorm(seen.min(), seen.max())} if seen.size and seen.max() > WIDE * seen.min() > 0 else {}
+    axes.set_facecolor(NOWHERE)
+    figure.colorbar(_mesh(axes, table, np.ma.masked_invalid(epochs), up, across, cmap="cividis", **scale), ax=axes)
+    return "epochs to the target" if met else "epoch of the lowest cost"
 
 
 def _minimum_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, across: str) -> str:
@@ -267,3 +348,54 @@ def _mesh(axes: Axes, table: "xarray.Dataset", values: Any, up: str, across: str
     drawn = axes.pcolormesh(x, y, values, rasterized=True, **style)
     axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))  # whatever else is drawn on the map
     return drawn
+
+
+# --- optimizers beside each other ---
+
+
+def optimizers(table: "xarray.Dataset", paths: "xarray.Dataset | None" = None, title: str = "") -> Figure:
+    """Optimizers compared: cost over epochs of the best stored path of each, and final cost over the longest axis."""
+    rows, along = _rows(table), next(iter(_longest(table, 1)), None)
+    with matplotlib.rc_context(RC):
+        panels = [paths is not None and bool(np.isfinite(last_costs(paths)).any()), along is not None]
+        figure = Figure(figsize=(1 + 4.6 * max(1, sum(panels)), 4))
+        every = iter(np.atleast_1d(figure.subplots(1, max(1, sum(panels)))))
+        if panels[0]:
+            _best_curves(next(every), table, paths)
+        if panels[1]:
+            _lowest_over(next(every), rows, along)
+        handles, labels = figure.axes[-1].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+        return titled(figure, title)
+
+
+def _best_curves(axes: Axes, table: "xarray.Dataset", paths: "xarray.Dataset") -> None:
+    minimum, heights = table.attrs.get("minimum", 0.0), []
+    some = representative(paths, _MOST_CURVES)
+    for row, place in enumerate(some):
+        costs = paths["cost"].values[place].astype(float) - minimum
+        heights.append(np.where(costs > 0, costs, np.nan))
+        _curve(
+            axes,
+            paths["epoch"].values,
+            heights[-1],
+            row,
+            OUTCOMES[int(paths["outcome"].values[place])],
+            words(paths, place, some),
+        )
+    label = "cost above the minimum" if minimum else "cost"
+    axes.set(xlabel="epoch", ylabel=label, yscale="log", title="the best of each, by epoch")
+    _keep_in_sight(axes, np.array(heights), "log")
+
+
+def _lowest_over(axes: Axes, rows: dict[str, "xarray.Dataset"], along: str) -> None:
+    for row, (name, table) in enumerate(rows.items()):
+        height = table["height"]
+        height = height.median([d for d in height.dims if d in REPLICATES])
+        height = height.min([d for d in height.dims if d != along])
+        style = {"color": LINES[row % len(LINES)], "linestyle": DASHES[row % len(DASHES)]}
+        axes.plot(table[along].values, height.values, label=name, **style)
+    axes.set(xlabel=along, ylabel=table["height"].attrs["label"], title="final cost, what ran away on top")
+    axes.set_xscale("log" if is_log(table[along].values) else "linear")
+    axes.set_yscale("log" if table["height"].attrs["log"] else "linear")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _HALO = [Stroke(linewidth=3, foreground="white"), Normal()]
 _FAR = 20  # widths of the picture beyond which a path is cut: what ran away has no place on a page
-_RUGGED, _GENTLE = 20, 4  # times its middle that a surface may rise before heights are logarithmic, by how it is seen
+_RUGGED, _GENTLE = 200, 4  # times its middle that a surface may rise before heights are logarithmic, by how it is seen
 _FEW, _MANY = 4, 48
 
 
@@ -238,7 +238,7 @@ def lift(axes: Axes, ground: Ground, ball: Ball, upto: int | None = None, thin: 
     there = np.isfinite(positions).all(axis=1)
     columns = [column[there] for column in positions.T]
     heights = ground.of(costs[: len(positions)])[there]
-    line = {"color": ball.colour, "linestyle": ball.dash, "linewidth": 1.1 if thin else 2}
+    line = {"color": "black" if thin else ball.colour, "linestyle": ball.dash, "linewidth": 0.8 if thin else 2}
     mark = {
         "marker": MARKS[ball.outcome],
         "color": ball.colour,
@@ -269,5 +269,5 @@ def _legend(figure: Figure, axes: Axes, balls: list[Ball]) -> None:
     entries = dict(zip(labels, handles, strict=True))
     entries = {label: entries[label] for label in entries if label}
     if entries:
-        across = max(1, int(figure.get_size_inches()[0] * 10) // (max(map(len, entries)) + 9))
+        across = max(1, int(figure.get_size_inches()[0] * 13) // (max(map(len, entries)) + 6))
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), across))
