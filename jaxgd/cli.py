@@ -345,6 +345,42 @@ def report(
         typer.launch(page.resolve().as_uri())
 
 
+@app.command()
+@_refuses
+def animate(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN_HELP, show_default=False)],
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write it there instead.")] = None,
+    open: Annotated[bool, typer.Option("--open", help="Open it when done.")] = False,
+) -> None:
+    """Film a run: balls that roll over the cost. Of several, as of a series of zooms, their pictures in turn.
+
+    One GIF that loops: from the stored paths, without descending.
+    """
+    from jaxgd import store
+    from jaxgd.run import config_of, resolved
+    from jaxgd.show import animation, plots
+
+    folders = [resolved(name) for name in runs]
+    titles = [config_of(folder).title or folder.name for folder in folders]
+    if len(folders) == 1:
+        surface, paths = store.opened_surface(folders[0]), store.opened_paths(folders[0])
+        if surface is None or paths is None:
+            raise BadInput(f"{folders[0]}: keeps no paths to film: record.paths is 0, or the run is not finished")
+        film = animation.animated(surface, paths, titles[0])
+    else:
+        runs_read = [(store.opened_table(folder), store.opened_paths(folder)) for folder in folders]
+        film = animation.slides([plots.overview(*read, title) for read, title in zip(runs_read, titles, strict=True)])
+    path = to or folders[-1] / "figures" / ("film.gif" if len(folders) == 1 else "series.gif")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        film.save(path)
+    except OSError as error:
+        raise BadInput(f"{path}: can't be written: {error.strerror}") from error
+    print(path)
+    if open:
+        typer.launch(str(path))
+
+
 def _carry_out(prepared: Any) -> None:
     """Runs with a progress bar, once it has taken long enough to want one."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
