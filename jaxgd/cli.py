@@ -168,9 +168,8 @@ def run(
     took = f"{time.perf_counter() - began:.1f} s"
     out.print(f"{lanes} lane{'s' * (prepared.plan.lanes > 1)}, up to {prepared.plan.epochs} epochs, {took}\n")
     out.print(tables.closing(table, prepared.config.run.select))
-    out.print(
-        f"\n[bold]results[/]  {prepared.folder}\n[bold]picture[/]  {pictures[0]}{_others(pictures)}\n[bold]report[/]   {page}", soft_wrap=True
-    )
+    out.print(f"\n[bold]results[/]  {prepared.folder}", soft_wrap=True)
+    out.print(f"[bold]picture[/]  {pictures[0]}{_others(pictures)}\n[bold]report[/]   {page}", soft_wrap=True)
     if open:
         typer.launch(page.resolve().as_uri())
 
@@ -410,7 +409,7 @@ def _carry_out(prepared: Any) -> None:
 
 
 def _others(pictures: list[Path]) -> str:
-    """What lies beside the first picture: (and contours, maps beside it)."""
+    """What lies beside the first picture."""
     return f"  (beside it: {', '.join(path.stem for path in pictures[1:])})" if pictures[1:] else ""
 
 
@@ -418,7 +417,8 @@ def _pictures(folder: Path, table: Any, paths: Any, title: str, kind: str) -> li
     from jaxgd import store
     from jaxgd.show import gallery
 
-    return gallery.written(folder / "figures", gallery.fitting(table, paths, store.opened_surface(folder), title), kind)
+    figures = gallery.fitting(table, paths, store.opened_surface(folder), title)
+    return gallery.written(folder / "figures", figures, kind)
 
 
 def _console(stderr: bool = False, width: int | None = None) -> Any:

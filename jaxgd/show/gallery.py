@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from jaxgd.show import plots, terrain
+from jaxgd.show import atlas, plots, terrain
 from jaxgd.show.tables import is_axis
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def fitting(
     if paths is not None and along:
         found["curves"] = lambda: plots.curves(table, paths, title)
     if len(along) > 1 and "learning_rate" in along:
-        found["rates"] = lambda: plots.rates(table, "learning_rate", title)
+        found["rates"] = lambda: plots.final_cost(table, "learning_rate", title)
     if len(along) > 1 and "trial" not in dims:
-        found["maps"] = lambda: plots.maps(table, title)
+        found["maps"] = lambda: atlas.maps(table, title)
     if several and along:
         found["optimizers"] = lambda: plots.optimizers(table, paths, title)
     return found

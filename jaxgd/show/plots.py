@@ -1,33 +1,29 @@
 """Figures of a run, drawn from its stored results."""
 
-import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from jaxgd.outcome import OUTCOMES
-from jaxgd.show.scales import WIDE, borders, is_log, with_heights
-from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, NOWHERE, RC, titled
+from jaxgd.show.atlas import drawn, height_map, outcome_map
+from jaxgd.show.scales import has, is_log, longest, rows
+from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, RC, titled
 from jaxgd.show.tables import is_axis
 from jaxgd.show.terrain import last_costs, representative, words
-from jaxgd.table import REPLICATES, best, by_name, edges
+from jaxgd.table import REPLICATES, best, edges
 
 if TYPE_CHECKING:
     import xarray
 
 _MOST_POINTS = 20_000  # drawn along one axis; beyond it they only hide each other
-_MOST_CELLS = 1_000  # of a map, each way: more than a page has dots
-_MOST_CURVES, _MOST_ROWS, _MOST_MINIMA = 12, 8, 10
+_MOST_CURVES = 12
 
 
-def overview(table: "xarray.Dataset", paths: "xarray.Dataset | None", title: str) -> Figure:
+def overview(table: "xarray.Dataset", paths: "xarray.Dataset | None" = None, title: str = "") -> Figure:
     """One figure that shows the run: cost over epochs where no axis has a scale; final cost over one axis; or
     maps of outcome and final cost over two."""
     along = [str(d) for d in table["outcome"].dims if is_axis(table, str(d))]
@@ -35,36 +31,8 @@ def overview(table: "xarray.Dataset", paths: "xarray.Dataset | None", title: str
         if not along and paths is not None:
             return curves(table, paths, title)
         if len(along) < 2 or "trial" in along:
-            return rates(table, along[0] if along else _longest(table, 1)[0], title)
-        return _maps(_rows(table), *_longest(table, 2), title, [_outcome_map, _height_map])
-
-
-def maps(table: "xarray.Dataset", title: str = "") -> Figure:
-    """Over the two longest axes: outcome, epochs to the target, or to the lowest cost where there is none, and final
-    cost; beside them, where several minima are known, which was reached.
-
-    Raises:
-      ValueError: fewer than two axes of numbers vary.
-    """
-    if len(along := _longest(table, 2)) < 2:
-        raise ValueError("a map needs two axes of numbers; " + _has(table))
-    with matplotlib.rc_context(RC):
-        return _maps(_rows(table), *along, title, [_outcome_map, _epochs_map, _height_map])
-
-
-def _rows(table: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
-    return dict(list(by_name(with_heights(table)).items())[:_MOST_ROWS])
-
-
-def _has(table: "xarray.Dataset") -> str:
-    return "the table has " + (", ".join(f"{d} {n}" for d, n in table["outcome"].sizes.items()) or "one lane")
-
-
-def _longest(table: "xarray.Dataset", count: int) -> list[str]:
-    """The longest numeric dimensions, in their own order: axes before replicates, the first of equals."""
-    numeric = [str(d) for d in table["outcome"].dims if table[d].dtype.kind in "iuf"]
-    chosen = sorted(numeric, key=lambda d: (not is_axis(table, d), -table.sizes[d]))[:count]
-    return [d for d in numeric if d in chosen]
+            return final_cost(table, along[0] if along else longest(table, 1)[0], title)
+        return drawn(rows(table), *longest(table, 2), title, [outcome_map, height_map])
 
 
 # --- cost over epochs ---
@@ -132,20 +100,18 @@ def _keep_in_sight(axes: Axes, heights: np.ndarray, scale: str) -> None:
 # --- over one axis ---
 
 
-def rates(table: "xarray.Dataset", along: str | None = None, title: str = "") -> Figure:
+def final_cost(table: "xarray.Dataset", along: str | None = None, title: str = "") -> Figure:
     """Final cost over one axis, by default the longest, marked by outcome, with the best value, the edge and the known
     limit; a row per name.
 
     Raises:
       ValueError: the table has no such axis of numbers.
     """
-    along = along or next(iter(_longest(table, 1)), None)
+    along = along or next(iter(longest(table, 1)), None)
     if along is None or along not in table["outcome"].dims or table[along].dtype.kind not in "iuf":
-        raise ValueError(
-            f"no axis of numbers {along!r}; {_has(table)}" if along else f"no axis of numbers; {_has(table)}"
-        )
+        raise ValueError(f"no axis of numbers{f' {along!r}' if along else ''}: {has(table)}")
     with matplotlib.rc_context(RC):
-        return _strips(_rows(table), along, title)
+        return _strips(rows(table), along, title)
 
 
 def _strips(rows: dict[str, "xarray.Dataset"], along: str, title: str) -> Figure:
@@ -230,132 +196,12 @@ def _in_legend(outcome: str) -> str:
     return "diverged (above)" if outcome == "diverged" else outcome
 
 
-# --- over two axes ---
-
-
-def _maps(rows: dict[str, "xarray.Dataset"], up: str, across: str, title: str, draw: list[Any]) -> Figure:
-    """Maps over two axes; and, where several minima are known, one of which was reached."""
-    whole = next(iter(rows.values()))
-    several = len(whole["minimum"].attrs.get("known_minima", ())) > 1
-    draw = draw + [_minimum_map] * several
-    figure = Figure(figsize=(0.5 + 4.6 * len(draw), 0.8 + 3.6 * len(rows)))
-    every = figure.subplots(len(rows), len(draw), squeeze=False, sharex=True, sharey=True)
-    for line, (name, table) in zip(every, rows.items(), strict=True):
-        flat, cut = _cut(table, up, across)
-        for axes, one in zip(line, draw, strict=True):
-            heading = one(figure, axes, flat, up, across)
-            axes.set(title=": ".join(filter(None, (name, heading))))
-            _draw_limit(axes, flat, up, across)
-            axes.set_xscale("log" if is_log(flat[across].values) else "linear")
-            axes.set_yscale("log" if is_log(flat[up].values) else "linear")
-        line[0].set_ylabel(f"{up}\n({cut})" if cut else up)
-    for axes in every[-1]:
-        axes.set_xlabel(across)
-    return titled(figure, title)
-
-
-def _draw_limit(axes: Axes, table: "xarray.Dataset", up: str, across: str) -> None:
-    """The known limit of the learning rate, if that is one of the two axes."""
-    limit = table.get("known_limit")
-    if limit is None or limit.attrs["along"] not in (up, across) or not set(limit.dims) <= {up, across}:
-        return
-    along = limit.attrs["along"]
-    other = up if along == across else across
-    values = np.broadcast_to(limit.values, table.sizes[other]) if limit.ndim == 0 else limit.values
-    line = (values, table[other].values) if along == across else (table[other].values, values)
-    axes.plot(*line, color="black", linewidth=2.5)
-    axes.plot(*line, color="white", linewidth=1.2, linestyle="--")
-
-
-def _cut(table: "xarray.Dataset", up: str, across: str) -> tuple["xarray.Dataset", str]:
-    """A table over two sorted dimensions, and where the others are cut: at the best setting, the first seed."""
-    others = [d for d in table["outcome"].dims if d not in (up, across)]
-    try:
-        place = best(table)
-    except ValueError:  # every lane diverged: one cut is as good as another
-        place = table.isel({d: 0 for d in others})
-    at = {d: 0 if d in REPLICATES else int(np.flatnonzero(table[d].values == place[d].values)[0]) for d in others}
-    flat = table.isel(at).sortby([up, across])
-    thin = {
-        d: np.unique(np.linspace(0, flat.sizes[d] - 1, min(flat.sizes[d], _MOST_CELLS)).astype(int))
-        for d in (up, across)
-    }
-    said = ", ".join(f"{d} = {table[d].values[i]:.4g}" for d, i in at.items() if table.sizes[d] > 1)
-    return flat.isel(thin).transpose(up, across, ...), said
-
-
-def _outcome_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, across: str) -> str:
-    codes = table["outcome"].values
-    _patchwork(axes, table, codes, up, across, [COLOURS[name] for name in OUTCOMES])
-    _key(axes, [(name, COLOURS[name]) for code, name in enumerate(OUTCOMES) if (codes == code).any()])
-    return "outcome"
-
-
-def _height_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, across: str) -> str:
-    heights, log, heading = table["height"].values, table["height"].attrs["log"], table["height"].attrs["label"]
-    if not heights.max() > heights.min():  # all alike: how soon then?
-        heights, log, heading = table["best_epoch"].values, False, "epoch of the lowest cost"
-    low, high = float(heights.min()), float(heights.max())
-    scale = {"norm": LogNorm(low, high)} if log and high > WIDE * low > 0 else {}
-    figure.colorbar(_mesh(axes, table, heights, up, across, **scale), ax=axes)
-    return heading
-
-
-def _epochs_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, across: str) -> str:
-    met = np.isfinite(table["target_epoch"].values).any()
-    epochs = table["target_epoch" if met else "best_epoch"].values.astype(float)
-    seen = epochs[np.isfinite(epochs)]
-    scale = {"norm": LogNorm(seen.min(), seen.max())} if seen.size and seen.max() > WIDE * seen.min() > 0 else {}
-    axes.set_facecolor(NOWHERE)
-    figure.colorbar(_mesh(axes, table, np.ma.masked_invalid(epochs), up, across, cmap="cividis", **scale), ax=axes)
-    return "epochs to the target" if met else "epoch of the lowest cost"
-
-
-def _minimum_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, across: str) -> str:
-    places, reached = np.asarray(table["minimum"].attrs["known_minima"]), table["minimum"].values
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(places)))
-    _patchwork(axes, table, np.where(np.isfinite(reached), reached, len(places)), up, across, [*colours, NOWHERE])
-    counts = [int((reached == index).sum()) for index in range(len(places))]
-    common = sorted(sorted(range(len(places)), key=lambda index: -counts[index])[:_MOST_MINIMA])
-    key = [(", ".join(f"{v:.3g}" for v in places[i]), colours[i]) for i in common if counts[i]]
-    _key(axes, key + [("none", NOWHERE)] * bool(np.isnan(reached).any()))
-    parts = [re.fullmatch(r"(.+)_(\d+)", name) for name in (across, up)]
-    if (
-        all(parts)
-        and parts[0][1] == parts[1][1]
-        and all(int(part[2]) < places.shape[1] for part in parts)
-        and places.shape[1] == 2
-    ):
-        x, y = (places[:, int(part[2])] for part in parts)
-        axes.plot(x, y, "k*", markersize=9, markeredgecolor="white")
-    return "minimum reached"
-
-
-def _patchwork(
-    axes: Axes, table: "xarray.Dataset", codes: np.ndarray, up: str, across: str, colours: Sequence[Any]
-) -> None:
-    norm = BoundaryNorm(np.arange(len(colours) + 1) - 0.5, len(colours))
-    _mesh(axes, table, codes, up, across, cmap=ListedColormap(colours), norm=norm)
-
-
-def _key(axes: Axes, entries: list[tuple[str, Any]]) -> None:
-    patches = [Patch(facecolor=colour, edgecolor="#777777", linewidth=0.5, label=name) for name, colour in entries]
-    axes.legend(handles=patches, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0.2, handlelength=1)
-
-
-def _mesh(axes: Axes, table: "xarray.Dataset", values: Any, up: str, across: str, **style: Any) -> Any:
-    x, y = borders(table[across].values), borders(table[up].values)
-    drawn = axes.pcolormesh(x, y, values, rasterized=True, **style)
-    axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))  # whatever else is drawn on the map
-    return drawn
-
-
 # --- optimizers beside each other ---
 
 
 def optimizers(table: "xarray.Dataset", paths: "xarray.Dataset | None" = None, title: str = "") -> Figure:
     """Optimizers compared: cost over epochs of the best stored path of each, and final cost over the longest axis."""
-    rows, along = _rows(table), next(iter(_longest(table, 1)), None)
+    every_name, along = rows(table), next(iter(longest(table, 1)), None)
     with matplotlib.rc_context(RC):
         panels = [paths is not None and bool(np.isfinite(last_costs(paths)).any()), along is not None]
         figure = Figure(figsize=(1 + 4.6 * max(1, sum(panels)), 4))
@@ -363,7 +209,7 @@ def optimizers(table: "xarray.Dataset", paths: "xarray.Dataset | None" = None, t
         if panels[0]:
             _best_curves(next(every), table, paths)
         if panels[1]:
-            _lowest_over(next(every), rows, along)
+            _lowest_over(next(every), every_name, along)
         handles, labels = figure.axes[-1].get_legend_handles_labels()
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
