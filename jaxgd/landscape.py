@@ -306,15 +306,17 @@ def _box(
 ) -> Float[np.ndarray, "axis 2"]:
     """What to show along each axis: where paths start, where tame ones end, what they reach, with the minimum inside;
     and of their ways what lies not far from there, so that one that ran away spoils nothing."""
-    starts, ends, points, minima = (plane.onto(some) for some in (seen.starts, seen.ends, seen.points, reached))
+    starts, ends, points, minima = (
+        plane.onto(some) for some in (seen.starts, seen.ends, seen.tame if len(seen.ends) else seen.points, reached)
+    )
     core = np.concatenate([starts, ends, minima])
     if domain is not None and not len(starts):
         return domain.astype(float)
     if not len(starts):
         core = np.concatenate([core, plane.onto(flat)[None]])
     low, high = _wide(core, domain)
-    width = high - low
-    near = points[((points >= low - _NEAR * width) & (points <= high + _NEAR * width)).all(axis=1)]
+    reach = (_NEAR if len(ends) else 2 * _NEAR) * (high - low)
+    near = points[((points >= low - reach) & (points <= high + reach)).all(axis=1)]
     low, high = _wide(np.concatenate([core, near]), domain)
     width = high - low
     if len(minima):
@@ -324,7 +326,7 @@ def _box(
     return np.stack([low - _MARGIN * width, high + _MARGIN * width], axis=1)
 
 
-_NEAR, _INSIDE, _MARGIN = 1.5, 0.25, 0.06  # in widths of what is shown
+_NEAR, _INSIDE, _MARGIN = 0.75, 0.25, 0.06  # in widths of what is shown
 
 
 def _wide(points: np.ndarray, domain: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

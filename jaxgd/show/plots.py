@@ -60,6 +60,9 @@ def _curves(table: "xarray.Dataset", paths: "xarray.Dataset", some: list[int], t
             _curve(axes, paths["epoch"].values, heights[row], row, end, name)
         axes.set(xlabel="epoch", ylabel=label, yscale=scale)
         _keep_in_sight(axes, heights, scale)
+        if scale == "log" and minimum is not None:  # what lies lower is rounding
+            least = 4 * float(np.finfo(paths["cost"].dtype).eps) * max(1.0, abs(minimum))
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], min(least, float(np.nanmax(above)) / 10)))
         _few_ticks(axes, scale)
     if several:
         handles, labels = axes.get_legend_handles_labels()

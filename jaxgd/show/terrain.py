@@ -21,6 +21,7 @@ _HALO = [Stroke(linewidth=3, foreground="white"), Normal()]
 _FAR = 20  # widths of the picture beyond which a path is cut: what ran away has no place on a page
 _RUGGED, _GENTLE = 200, 4  # times its middle that a surface may rise before heights are logarithmic, by how it is seen
 _FEW, _MANY = 4, 48
+_RESTLESS = 8  # widths of the picture that a path may be long before it is drawn as a thin line
 
 
 def surface(surface: "xarray.Dataset", paths: "xarray.Dataset | None" = None, title: str = "") -> Figure:
@@ -45,7 +46,7 @@ def contours(surface: "xarray.Dataset", paths: "xarray.Dataset | None" = None, t
         figure = Figure(figsize=(7.2, 4.8))
         axes, ground = figure.subplots(), Ground(surface, _GENTLE)
         draw_ground(axes, ground)
-        balls = balls_of(surface, paths, _MANY if ground.is_plane and not _named(paths) else _FEW)
+        balls = balls_of(surface, paths, _MANY if ground.is_plane and _starts_vary(surface, paths) else _FEW)
         for ball in balls:
             lift(axes, ground, ball, thin=len(balls) > _FEW)
         _legend(figure, axes, balls)
@@ -188,6 +189,13 @@ def _within_sight(surface: "xarray.Dataset", positions: np.ndarray, end: str) ->
     return kept
 
 
+def _starts_vary(surface: "xarray.Dataset", paths: "xarray.Dataset | None") -> bool:
+    if paths is None or _named(paths):
+        return False
+    starts = projected(surface, paths)[:, 0]
+    return len(np.unique(starts[np.isfinite(starts).all(axis=1)], axis=0)) > 2
+
+
 def representative(paths: "xarray.Dataset", count: int) -> list[int]:
     """The best path of each name; or the best, then by turns some of each outcome, spread."""
     codes, costs = paths["outcome"].values, last_costs(paths)
@@ -238,7 +246,11 @@ def lift(axes: Axes, ground: Ground, ball: Ball, upto: int | None = None, thin: 
     there = np.isfinite(positions).all(axis=1)
     columns = [column[there] for column in positions.T]
     heights = ground.of(costs[: len(positions)])[there]
-    line = {"color": "black" if thin else ball.colour, "linestyle": ball.dash, "linewidth": 0.8 if thin else 2}
+    scales = [scale for scale in (ground.x, ground.y) if scale is not None]
+    steps = np.diff(np.stack(columns), axis=1) / [[scale[-1] - scale[0]] for scale in scales]
+    swings = np.linalg.norm(steps, axis=0).sum() > _RESTLESS
+    line = {"color": "black" if thin else ball.colour, "linestyle": "-" if swings else ball.dash}
+    line["linewidth"] = 0.8 if thin else 0.6 if swings else 2
     mark = {
         "marker": MARKS[ball.outcome],
         "color": ball.colour,
@@ -247,7 +259,7 @@ def lift(axes: Axes, ground: Ground, ball: Ball, upto: int | None = None, thin: 
     }
     if MARKS[ball.outcome] == "x":
         mark |= {"markeredgecolor": ball.colour, "markeredgewidth": 2}
-    halo = {} if thin else {"path_effects": _HALO}
+    halo = {} if thin or swings else {"path_effects": _HALO}
     if axes.name == "3d":
         low, high = ground.relief[-2:]
         inside = (heights <= high) & ground.holds(positions[there])
