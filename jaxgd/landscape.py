@@ -224,11 +224,12 @@ class _Seen(NamedTuple):
     ends: Float[np.ndarray, "tame param"]  # of the paths that came no higher than they started, the best first
     points: Float[np.ndarray, "point param"]  # of all paths
     tame: Float[np.ndarray, "some param"]  # of the paths in `ends`
+    best: Float[np.ndarray, "few param"]  # of the first of them
 
 
 def _seen(paths: "xarray.Dataset | None", count: int) -> _Seen:
     if paths is None:
-        return _Seen(*[np.zeros((0, count))] * 4)
+        return _Seen(*[np.zeros((0, count))] * 5)
     points, costs = _flattened(paths), paths["cost"].values.astype(float)
     finite = np.isfinite(points).all(axis=-1) & np.isfinite(costs)
     begun = finite.any(axis=1)
@@ -238,8 +239,8 @@ def _seen(paths: "xarray.Dataset | None", count: int) -> _Seen:
     row = np.arange(len(points))
     tame = (costs[row, last] <= costs[row, first]) & (paths["outcome"].values[begun] != DIVERGED)
     order = np.flatnonzero(tame)[np.argsort(costs[row, last][tame], kind="stable")]
-    every = points[finite]
-    return _Seen(points[row, first], points[order, last[order]], every, points[tame][finite[tame]])
+    best = points[order[:1]][finite[order[:1]]]
+    return _Seen(points[row, first], points[order, last[order]], points[finite], points[tame][finite[tame]], best)
 
 
 def _flattened(paths: "xarray.Dataset") -> Float[np.ndarray, "path epoch param"]:
@@ -305,7 +306,8 @@ def _box(
     seen: _Seen, reached: np.ndarray, plane: Plane, flat: np.ndarray, domain: np.ndarray | None
 ) -> Float[np.ndarray, "axis 2"]:
     """What to show along each axis: where paths start, where tame ones end, what they reach, with the minimum inside;
-    and of their ways what lies not far from there, so that one that ran away spoils nothing."""
+    the best one's way; and of the others' what lies not far from there, so that one that ran away spoils nothing."""
+    best = plane.onto(seen.best)
     starts, ends, points, minima = (
         plane.onto(some) for some in (seen.starts, seen.ends, seen.tame if len(seen.ends) else seen.points, reached)
     )
@@ -316,8 +318,9 @@ def _box(
         core = np.concatenate([core, plane.onto(flat)[None]])
     low, high = _wide(core, domain)
     reach = (_NEAR if len(ends) else 2 * _NEAR) * (high - low)
-    near = points[((points >= low - reach) & (points <= high + reach)).all(axis=1)]
-    low, high = _wide(np.concatenate([core, near]), domain)
+    near = [points[_within(points, low - reach, high + reach)]]
+    near += [best[_within(best, low - _FAR * reach, high + _FAR * reach)]]
+    low, high = _wide(np.concatenate([core, *near]), domain)
     width = high - low
     if len(minima):
         outer = np.stack([minima.min(axis=0) - _INSIDE * width, minima.max(axis=0) + _INSIDE * width])
@@ -326,7 +329,11 @@ def _box(
     return np.stack([low - _MARGIN * width, high + _MARGIN * width], axis=1)
 
 
-_NEAR, _INSIDE, _MARGIN = 0.75, 0.25, 0.06  # in widths of what is shown
+_NEAR, _FAR, _INSIDE, _MARGIN = 0.75, 10, 0.25, 0.06  # in widths of what is shown; _FAR, in nears
+
+
+def _within(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    return ((points >= low) & (points <= high)).all(axis=1)
 
 
 def _wide(points: np.ndarray, domain: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
