@@ -197,7 +197,8 @@ def _starts_vary(surface: "xarray.Dataset", paths: "xarray.Dataset | None") -> b
 
 
 def representative(paths: "xarray.Dataset", count: int) -> list[int]:
-    """The best path of each name; or the best, then by turns some of each outcome, spread."""
+    """The best path of each name; or the best, then by turns some of each outcome, spread, of those that ran away the
+    slowest."""
     codes, costs = paths["outcome"].values, last_costs(paths)
     order = np.lexsort((costs, codes == DIVERGED))
     if name := _named(paths):
@@ -205,11 +206,12 @@ def representative(paths: "xarray.Dataset", count: int) -> list[int]:
         return sorted({str(names[place]): int(place) for place in order[::-1]}.values())[:count]
     if len(codes) <= count:
         return list(range(len(codes)))
-    groups = [np.flatnonzero(codes == code) for code in dict.fromkeys(codes[order].tolist())]
-    share = max(1, count // len(groups))
-    spread = [group[np.unique(np.linspace(0, len(group) - 1, share + 2).round().astype(int))][1:-1] for group in groups]
-    spread = [part if len(part) else group[:1] for part, group in zip(spread, groups, strict=True)]
-    return sorted(list(dict.fromkeys([int(order[0]), *(int(p) for part in spread for p in part)]))[:count])
+    groups = [order[codes[order] == code] for code in dict.fromkeys([DIVERGED, *codes[order].tolist()])]
+    share = -(-count // len(groups))
+    queues = [group[: share if codes[group[0]] == DIVERGED else None] for group in groups if len(group)]
+    spread = [queue[np.linspace(0, len(queue) - 1, share + 2).round().astype(int)[1:-1]] for queue in queues]
+    turns = [int(queue[turn]) for turn in range(share) for queue in spread]
+    return sorted(list(dict.fromkeys([int(order[0]), *turns]))[:count])
 
 
 def last_costs(paths: "xarray.Dataset") -> np.ndarray:
