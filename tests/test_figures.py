@@ -1,6 +1,8 @@
 """Figures: every one of every kind of run is drawn, odd runs too; nothing is clipped, and no two texts overlap."""
 
+import re
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -244,3 +246,13 @@ def test_the_package_knows_its_pictures_by_name():
     assert set(jaxgd.show.__all__) == set(notebook.__all__)
     with pytest.raises(AttributeError, match="no attribute 'map'; it has contours"):
         jaxgd.show.map  # noqa: B018
+
+
+def test_the_readme_opens_with_a_film_that_the_command_makes():
+    project = Path(jaxgd.__file__).parents[1]
+    opening = project.joinpath("README.md").read_text("utf-8").split("##")[0]
+    picture = re.search(r"!\[.+\]\((.+)\)", opening)[1]
+    assert f"jaxgd animate configs/race.toml --to {picture}" in opening
+    assert (project / picture).stat().st_size < 400_000
+    with Image.open(project / picture) as film:
+        assert film.n_frames > 50 and film.info["loop"] == 0

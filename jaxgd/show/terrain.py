@@ -110,14 +110,16 @@ def draw_ground(axes: Axes, ground: Ground) -> None:
         axes.zaxis.set_major_formatter(as_cost)
         axes.zaxis.set_major_locator(MaxNLocator(5, integer=relief.log))
         axes.view_init(elev=38, azim=_seen_from(relief.height))
-        axes.set_box_aspect((1, 1, 0.62), zoom=0.92)
+        wrapped = "\n" in axes.get_xlabel() + axes.get_ylabel()
+        axes.set_box_aspect((1, 1, 0.62), zoom=0.78 if wrapped else 0.92)  # labels hang out of the box
         axes.plot(minima[:, 0], minima[:, 1], costs, label="minimum" if len(minima) else None, zorder=5, **star)
         return
     levels = np.linspace(low, high, 15)
-    filled = axes.contourf(ground.x, ground.y, relief.height, levels, cmap="viridis", extend="both")
+    filled = axes.contourf(ground.x, ground.y, relief.height, levels, cmap="viridis")
     axes.contour(ground.x, ground.y, relief.height, levels, colors="white", linewidths=0.4, linestyles="solid")
-    bar = axes.figure.colorbar(filled, ax=axes, label=ground.label, format=as_cost)
-    bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=relief.log and high - low > 2))
+    ticks = MaxNLocator(6, integer=relief.log and high - low > 2).tick_values(low, high)
+    ticks = ticks[(ticks >= low) & (ticks <= high)]
+    axes.figure.colorbar(filled, ax=axes, label=ground.label, ticks=ticks, format=as_cost, spacing="proportional")
     axes.plot(minima[:, 0], minima[:, 1], label="minimum" if len(minima) else None, zorder=5, **star)
 
 
