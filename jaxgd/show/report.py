@@ -106,7 +106,7 @@ def page(results: Sequence[Result]) -> str:
         colours={"light": COLOURS, "dark": DARK},
         script="\n".join(map(_text, _SCRIPTS)),
         plotly=_plotly(),
-        data=_packed(json.dumps(data, allow_nan=False, separators=(",", ":"), default=_plain)),
+        data=_packed(json.dumps(_plain(data), allow_nan=False, separators=(",", ":"))),
     )
 
 
@@ -140,7 +140,14 @@ def _packed(text: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return value.tolist()  # NumPy's numbers
+    """A tree as JSON can say it, which knows neither NumPy's numbers nor infinity."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 # --- one run ---
