@@ -1,5 +1,6 @@
 """Sweeps: batches to workers, and what comes back to one table."""
 
+import inspect
 import itertools
 import math
 import os
@@ -7,7 +8,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -109,11 +110,12 @@ def in_memory(plan: Plan, executor: Executor | None = None) -> Any:
 def carried_out(plan: Plan, boxes: Sequence[Box], executor: Executor | None = None) -> Iterator[tuple[Box, dict]]:
     """Box by box as they finish: (box, figures of the box as NumPy arrays in its shape)."""
     if executor is not None:
-        yield from _as_finished(plan, boxes, executor, ahead=2 * (os.cpu_count() or 1))
+        apart = partial(plans.alone, plan)
+        yield from as_finished(boxes, lambda box: executor.submit(batch, *apart(box)), ahead=2 * (os.cpu_count() or 1))
         return
     workers = 1 if _warm(plan, boxes) else _devices().workers
     with ThreadPoolExecutor(workers, thread_name_prefix="jaxgd") as threads:
-        yield from _as_finished(plan, boxes, threads, ahead=2 * workers)
+        yield from as_finished(boxes, lambda box: threads.submit(batch, plan, box), ahead=2 * workers)
 
 
 def replay(lane: Callable[..., Descent], point: Mapping[str, Any], epochs: int) -> History:
@@ -139,7 +141,7 @@ def replay(lane: Callable[..., Descent], point: Mapping[str, Any], epochs: int) 
     if hasattr(point, "coords"):
         point = _point_of(lane, point)
     descent = lane(**{name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in point.items()})
-    return descend(descent.cost, descent.params, descent.optimizer, epochs=epochs)
+    return descend(**{name: getattr(descent, name) for name in inspect.signature(Descent).parameters}, epochs=epochs)
 
 
 def _point_of(lane: Callable[..., Descent], selection: "xarray.Dataset") -> dict[str, Any]:
@@ -223,14 +225,17 @@ def _real(plan: Plan) -> type:
     return np.float64 if plan.x64 else np.float32
 
 
-def _as_finished(plan: Plan, boxes: Sequence[Box], executor: Executor, ahead: int) -> Iterator[tuple[Box, dict]]:
-    """Submits no more than the workers can soon do, so that memory holds a few batches, never all."""
+def as_finished(boxes: Sequence[Box], submit: Callable[[Box], Future], ahead: int) -> Iterator[tuple[Box, Any]]:
+    """Box by box with what came of it.
+
+    Submits no more than the workers can soon do, so that memory holds a few batches, never all.
+    """
     waiting = iter(boxes)
     running: dict[Future, Box] = {}
     try:
         while True:
             for box in itertools.islice(waiting, ahead - len(running)):
-                running[executor.submit(_batch, plan, box)] = box
+                running[submit(box)] = box
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -240,7 +245,7 @@ def _as_finished(plan: Plan, boxes: Sequence[Box], executor: Executor, ahead: in
             future.cancel()
 
 
-def _batch(plan: Plan, box: Box) -> dict[str, np.ndarray]:
+def batch(plan: Plan, box: Box) -> dict[str, np.ndarray]:
     """Carries out the lanes of one box, wherever this process has a free device."""
     shape = tuple(part.stop - part.start for part in box)
     lanes = math.prod(shape)

@@ -5,6 +5,7 @@ import jax
 import pytest
 
 hypothesis.settings.register_profile("jaxgd", deadline=None)  # the first example compiles
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=10_000)
 hypothesis.settings.load_profile("jaxgd")
 
 
