@@ -44,7 +44,7 @@ def _devices() -> _Devices:
 
 def ready(plan: Plan, boxes: Sequence[Box]) -> int:
     """Compiles here, in the caller's thread and so under its settings; how many may work side by side."""
-    if not any(key == plan.key for key, _ in _sizes):
+    if not any(key == plan.key for key, _ in list(_sizes)):
         weakref.finalize(plan.lane, _forget, plan.key).atexit = False
     calls_back = False
     for static in sorted({_static_of(plan, box) for box in boxes}):
@@ -179,7 +179,7 @@ def _program(plan: Plan, static: tuple[int, ...], device: Any, size: _Size) -> P
     with _tracing, jax.enable_x64(plan.x64), plans.plain_words():
         if key not in _known:
             while len(_known) >= _KEPT:
-                _known.pop(next(iter(_known)))
+                _known.pop(next(iter(_known)), None)
             _known[key] = engine.program(
                 plans.bound(plan, static),
                 plans.arguments(plan),
@@ -196,7 +196,7 @@ def _program(plan: Plan, static: tuple[int, ...], device: Any, size: _Size) -> P
 def _forget(key: str) -> None:
     """Lets go of the programs of a lane that is gone, and with them of the data that it closed over."""
     for known in (_known, _sizes):
-        for mine in [each for each in known if each[0] == key]:
+        for mine in [each for each in list(known) if each[0] == key]:  # a list at once: other threads go on
             known.pop(mine, None)
 
 
