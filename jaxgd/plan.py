@@ -102,13 +102,17 @@ class Plan:
         return min(engine.block_size(self._moving_bytes, platform), max(64, 1 << (most - 1).bit_length()))
 
     @cached_property
+    def grain(self) -> int:
+        """Lanes that a box holds at least: a block of a core's."""
+        return engine.block_size(self._moving_bytes)
+
+    @cached_property
     def chunk(self) -> tuple[int, ...]:
         """A box's extent along each dimension; whole along the last ones, where neighbours lie.
 
         The sweep alone decides it, not where it runs: so a run goes on anywhere in the boxes it began with.
         """
-        grain = engine.block_size(self._moving_bytes)
-        room = max(grain, min(self._most, -(-self.lanes // _FEWEST_BATCHES)) // grain * grain)
+        room = max(self.grain, min(self._most, -(-self.lanes // _FEWEST_BATCHES)) // self.grain * self.grain)
         chunk = []
         for dimension in reversed(self.dimensions):
             chunk.append(1 if dimension.static else max(1, min(dimension.size, room)))

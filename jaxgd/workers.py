@@ -83,10 +83,10 @@ def carried_out(plan: Plan, boxes: Sequence[Box]) -> list[dict[str, np.ndarray]]
 def _arguments(plan: Plan, box: Box) -> dict[str, Any]:
     """What varies, [lane, ...] by name, over the lanes of a box."""
     shape = tuple(part.stop - part.start for part in box)
-    indices = np.indices(shape).reshape(len(shape), -1)
+    indices = np.unravel_index(np.arange(math.prod(shape)), shape or (1,))
     return {
         name: jax.tree.map(lambda a, here=part.start + index: a[here], values)
-        for dimension, part, index in zip(plan.dimensions, box, indices, strict=True)
+        for dimension, part, index in zip(plan.dimensions, box, indices, strict=bool(shape))
         for name, values in dimension.axes.items()
         if not isinstance(values, Each)
     }

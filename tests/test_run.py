@@ -72,7 +72,7 @@ lane.learning_rate = { linspace = [0.1, 1.5, 4] }
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several batches, and paths in several blocks, of few lanes."""
-    monkeypatch.setattr(Plan, "block", 64)
+    monkeypatch.setattr(Plan, "grain", 64)
 
 
 def a_file(folder, text, name="mine.toml"):
