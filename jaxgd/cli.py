@@ -318,6 +318,44 @@ def best(
 
 @app.command()
 @_refuses
+def compare(
+    run: RunName,
+    by: Annotated[str | None, typer.Option(help="A cost or an accuracy; by default what the run selects by.")] = None,
+    factor: Annotated[float, typer.Option(help="How close to the best is good enough.", min=1)] = 2.0,
+    latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table and nothing else.")] = False,
+) -> None:
+    """Compare the optimizers of a run.
+
+    The best setting of each, the range of every hyperparameter that does nearly as well, and the
+    best that so many random trials would be expected to find.
+    """
+    from jaxgd import compare as comparing
+    from jaxgd import run as runs
+    from jaxgd import store
+    from jaxgd.config import near
+    from jaxgd.show import comparison
+
+    folder = runs.resolved(run)
+    config, table = runs.config_of(folder), store.opened_table(folder).load()
+    by = by or config.run.select
+    if by not in (known := comparing.figures(table)):
+        raise BadInput(f"--by {by}: can compare costs and accuracies only{near(by, known)}")
+    contenders = comparing.compared(table, by, factor)
+    if latex:
+        print(comparison.latex(contenders, by, factor))
+        return
+    title = config.title or folder.name
+    out = _console(width=200)  # a table that is cut short compares nothing: let the terminal wrap it
+    out.print(f"[bold]{_plain(title)}[/]\n")
+    out.print(comparison.words(contenders, by, factor))
+    picture = folder / "figures" / "expected_best.png"
+    picture.parent.mkdir(exist_ok=True)
+    comparison.curves(comparing.expected_best(table, by), title).savefig(picture)
+    out.print(f"\n[bold]picture[/]  {picture}", soft_wrap=True)
+
+
+@app.command()
+@_refuses
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN_HELP, show_default=False)],
     to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write it there instead.")] = None,
@@ -337,6 +375,42 @@ def report(
     print(page)
     if open:
         typer.launch(page.resolve().as_uri())
+
+
+@app.command()
+@_refuses
+def animate(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN_HELP, show_default=False)],
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write it there instead.")] = None,
+    open: Annotated[bool, typer.Option("--open", help="Open it when done.")] = False,
+) -> None:
+    """Film a run: balls that roll over the cost. Of several, as of a series of zooms, their pictures in turn.
+
+    One GIF that loops: from the stored paths, without descending.
+    """
+    from jaxgd import store
+    from jaxgd.run import config_of, resolved
+    from jaxgd.show import animation, plots
+
+    folders = [resolved(name) for name in runs]
+    titles = [config_of(folder).title or folder.name for folder in folders]
+    if len(folders) == 1:
+        surface, paths = store.opened_surface(folders[0]), store.opened_paths(folders[0])
+        if surface is None or paths is None:
+            raise BadInput(f"{folders[0]}: keeps no paths to film: record.paths is 0, or the run is not finished")
+        film = animation.animated(surface, paths, titles[0])
+    else:
+        runs_read = [(store.opened_table(folder), store.opened_paths(folder)) for folder in folders]
+        film = animation.slides([plots.overview(*read, title) for read, title in zip(runs_read, titles, strict=True)])
+    path = to or folders[-1] / "figures" / ("film.gif" if len(folders) == 1 else "series.gif")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        film.save(path)
+    except OSError as error:
+        raise BadInput(f"{path}: can't be written: {error.strerror}") from error
+    print(path)
+    if open:
+        typer.launch(str(path))
 
 
 def _carry_out(prepared: Any) -> None:
@@ -373,10 +447,10 @@ def _picture(folder: Path, table: Any, paths: Any, title: str) -> Path:
     return path
 
 
-def _console(stderr: bool = False) -> Any:
+def _console(stderr: bool = False, width: int | None = None) -> Any:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    return Console(stderr=stderr, highlight=False, width=width)
 
 
 def _plain(text: str) -> str:

@@ -61,7 +61,7 @@ class Run(Table):
 
 class Record(Table):
     history: Annotated[int, Field(ge=2, le=100_000)] | None = None
-    paths: Annotated[int, Field(ge=0, le=100_000)] = 0
+    paths: Annotated[int, Field(ge=0, le=100_000)] | None = None  # an eighth of the lanes, but 8 to 48
     params: Literal["all", "best", "none"] = "all"
 
 

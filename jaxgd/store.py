@@ -3,6 +3,7 @@
     run.toml         the config as it was understood, every default filled in
     manifest.json    layout, fingerprint, packages, devices, commit, times, hashes
     results.zarr     an xarray.Dataset, one chunk-aligned box of the grid per batch
+    surface.zarr     the cost over a grid of its params, or over a slice through them
     paths.zarr       chosen lanes, record by record
     best.zarr        params of the best setting, where only those are kept
     limits.zarr      the known limits, where rates are swept of a rule that theory knows
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
     import xarray
 
 _RESULTS, _CONFIG = "results.zarr", "run.toml"
-_PATHS, _BEST, _LIMITS = "paths.zarr", "best.zarr", "limits.zarr"
-_DERIVED = (_PATHS, _BEST, _LIMITS)
+_PATHS, _BEST, _LIMITS, _SURFACE = "paths.zarr", "best.zarr", "limits.zarr", "surface.zarr"
+_DERIVED = (_PATHS, _BEST, _LIMITS, _SURFACE)
 _LEDGER = "done"
 _CODECS = (ZstdCodec(level=3), Crc32cCodec())  # a checksum on every chunk: Zstandard alone can return wrong numbers
 
@@ -101,6 +102,13 @@ class Folder:
     def keep_paths(self, paths: "xarray.Dataset") -> None:
         """Writes the stored paths, whole or not at all."""
         self._keep(_PATHS, paths)
+
+    def has_surface(self) -> bool:
+        return self._has(_SURFACE)
+
+    def keep_surface(self, surface: "xarray.Dataset") -> None:
+        """Writes the surface of the cost, whole or not at all."""
+        self._keep(_SURFACE, surface)
 
     def has_best(self) -> bool:
         return self._has(_BEST)
@@ -247,6 +255,15 @@ def opened_paths(path: Path) -> "xarray.Dataset | None":
       StoreError: they are damaged.
     """
     return _opened_part(path, _PATHS)
+
+
+def opened_surface(path: Path) -> "xarray.Dataset | None":
+    """The surface of a run's cost, as `landscape.surface` gives it; None if the run is not finished.
+
+    Raises:
+      StoreError: it is damaged.
+    """
+    return _opened_part(path, _SURFACE)
 
 
 def opened_best(path: Path) -> "xarray.Dataset | None":

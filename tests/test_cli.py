@@ -487,6 +487,19 @@ def test_params_of_the_best_alone(folder):
     assert "params.x       1.536" in command("best", folder_of(single)).out
 
 
+def test_a_run_is_filmed_and_several_in_turn(folder):
+    command("run", write(folder, GOOD), "--set", "optimizer.learning_rate=0.4")
+    film = command("animate", "good")
+    assert film.code == 0 and Path(film.out.strip()).read_bytes()[:3] == b"GIF"
+    command("run", write(folder, RACE, "race.toml"))
+    series = command("animate", "good", "race", "--to", folder / "both.gif")
+    assert series.code == 0 and (folder / "both.gif").read_bytes()[:3] == b"GIF"
+    swept = write(folder, GOOD, "none.toml"), "--set", "record.paths=0"
+    command("run", *swept, "--set", "sweep.optimizer.learning_rate={values=[0.1, 0.2]}")
+    nothing = command("animate", "none")
+    assert nothing.code == 2 and "keeps no paths to film" in nothing.err
+
+
 def test_no_best_where_all_diverged(folder):
     command("run", write(folder, GOOD), "--set", "run.ceiling=1")
     answer = command("best", "good")
@@ -525,7 +538,7 @@ def test_init(folder):
 def test_help_and_version():
     assert command("--version") == (0, f"jaxgd {jaxgd.__version__}\n", "")
     assert command().out == command("--help").out
-    for word in ("run", "check", "list", "init", "best"):
+    for word in ("run", "check", "list", "init", "best", "compare"):
         answer = command(word, "--help")
         assert answer.code == 0 and "Usage:" in answer.out and answer.err == ""
         shown = command("--help").out

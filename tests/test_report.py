@@ -27,9 +27,9 @@ MANIFEST = {"layout": 1, "packages": {"jax": "1"}, "devices": ["cpu"], "finished
 DTYPES = {"i1": "<i1", "i4": "<i4", "f4": "<f4", "f8": "<f8"}
 
 
-def a_result(table, paths=None, finished="today", **content):
+def a_result(table, paths=None, surface=None, finished="today", **content):
     config = cfg.checked(CONTENT | content, "a test")
-    return report.Result("valley-12345678", config, MANIFEST | {"finished": finished}, table, paths)
+    return report.Result("valley-12345678", config, MANIFEST | {"finished": finished}, table, paths, surface)
 
 
 def some_paths(table, lanes, costs):

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxgd.landscape import projected
 from jaxgd.outcome import CONVERGED, NEVER, OUTCOMES
+from jaxgd.show.relief import as_drawn
 from jaxgd.show.scales import is_log, with_heights
 from jaxgd.show.tables import is_axis, varies_start, vector
 from jaxgd.table import COUNTS, REPLICATES
@@ -27,14 +29,15 @@ _SHOWN_IF_ANY = ("target_epoch", "diverged_epoch", "minimum")
 def excerpt(
     table: "xarray.Dataset",
     paths: "xarray.Dataset | None",
+    surface: "xarray.Dataset | None",
     wanted: list[Place],
     lanes: int = MOST_LANES,
 ) -> dict[str, Any]:
-    """The table and the paths of a run, small enough for a page.
+    """The table, the paths and the cost surface of a run, small enough for a page.
 
     Args:
       table: the results.
-      paths: the stored paths, if there are any.
+      paths, surface: as they are stored, if they are.
       wanted: lanes that must not be thinned away; the first is shown first.
       lanes: about how many to keep.
     """
@@ -48,11 +51,12 @@ def excerpt(
         "axes": [_axis(table, str(name), places) for name, places in kept.items()],
         "labels": _labels(part),
         "figures": figures,
-        "height": {key: part["height"].attrs[key] for key in ("label", "log", "top")},
+        "height": {key: part["height"].attrs[key] for key in ("label", "log", "top", "least")},
         "known_minima": part["minimum"].attrs.get("known_minima"),
         "minimum": table.attrs.get("minimum"),
         "place": [int(np.argmin(abs(places - first.get(name, 0)))) for name, places in kept.items()],
-        "paths": None if paths is None else _paths(table, paths, wanted[:1]),
+        "paths": None if paths is None else _paths(table, paths, surface, wanted[:1]),
+        "surface": None if surface is None else _encoded(as_drawn(surface, table.attrs.get("minimum"))),
     }
 
 
@@ -120,8 +124,10 @@ def _figure(table: "xarray.Dataset", name: str) -> np.ndarray:
     return values.astype(np.float32) if name == "height" else values
 
 
-def _paths(table: "xarray.Dataset", paths: "xarray.Dataset", wanted: list[Place]) -> dict[str, Any]:
-    """The paths, record by record; how far each got; and which lane each is."""
+def _paths(
+    table: "xarray.Dataset", paths: "xarray.Dataset", surface: "xarray.Dataset | None", wanted: list[Place]
+) -> dict[str, Any]:
+    """The paths, record by record; where they lie on the surface; and which lane each is."""
     records = _records(paths["cost"].values)
     numbers = {name: paths[name] for name in paths.data_vars if str(name).split(".")[0] == "params"}
     each = len(records) * (2 + min(_MOST_PARAMS, sum(int(np.prod(v.shape[2:])) for v in numbers.values())))
@@ -136,6 +142,7 @@ def _paths(table: "xarray.Dataset", paths: "xarray.Dataset", wanted: list[Place]
         "outcome": part["outcome"].values.tolist(),
         "cost": _array(part["cost"].values.astype(np.float32)),
         "params": _params(part),
+        "position": [] if surface is None else _positions(surface, part),
         "labels": {str(n): _labels_of(c) for n, c in part.coords.items() if c.dims and c.dims[0] == "path"},
     }
 
@@ -145,6 +152,11 @@ def _labels_of(column: "xarray.DataArray") -> Any:
     if column.ndim > 1:
         return [vector(row.ravel()) for row in column.values]
     return _array(column.values.astype(float)) if column.dtype.kind in "iuf" else [str(v) for v in column.values]
+
+
+def _positions(surface: "xarray.Dataset", paths: "xarray.Dataset") -> list[Any]:
+    """Where the paths lie on the surface, along each axis of it."""
+    return [_array(along.astype(np.float32)) for along in np.moveaxis(projected(surface, paths), -1, 0)]
 
 
 def _places(table: "xarray.Dataset", paths: "xarray.Dataset") -> list[Place]:
@@ -182,6 +194,13 @@ def _params(paths: "xarray.Dataset") -> list[dict[str, Any]]:
             called = "_".join([leaf or "x", *map(str, place)])
             found.append({"name": called, "values": _array(flat[..., i].astype(np.float32))})
     return found
+
+
+def _encoded(value: Any) -> Any:
+    """A tree of arrays, each as a page reads it."""
+    if isinstance(value, dict):
+        return {key: _encoded(inner) for key, inner in value.items()}
+    return _array(value.astype(np.float32)) if isinstance(value, np.ndarray) else value
 
 
 def _array(values: np.ndarray) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Figures of a run, drawn from its stored results."""
 
 import re
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from jaxgd.outcome import OUTCOMES
 from jaxgd.show.scales import WIDE, borders, is_log, with_heights
-from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, NOWHERE, RC
-from jaxgd.show.tables import by_name, is_axis, setting
-from jaxgd.table import REPLICATES, best
+from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, NOWHERE, RC, titled
+from jaxgd.show.tables import is_axis, setting
+from jaxgd.table import REPLICATES, best, by_name
 
 if TYPE_CHECKING:
     import xarray
@@ -76,7 +75,7 @@ def _curves(table: "xarray.Dataset", paths: "xarray.Dataset", title: str) -> Fig
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper")
     verdict = "" if several else f": {OUTCOMES[int(paths['outcome'].values[0])]}"
-    return _titled(figure, title + verdict)
+    return titled(figure, title + verdict)
 
 
 def _curve(axes: Axes, epochs: np.ndarray, heights: np.ndarray, row: int, end: str, name: str | None) -> None:
@@ -115,18 +114,20 @@ def _strips(rows: dict[str, "xarray.Dataset"], along: str, title: str) -> Figure
     """Final cost over one axis, marked by outcome, a row per name."""
     figure = Figure(figsize=(8, 1.2 + 2.8 * len(rows) if len(rows) < 3 else 1 + 2.1 * len(rows)))
     every = figure.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    for axes, (name, table) in zip(every, rows.items(), strict=True):
-        label, where = _scale_of(table, along)
+    scales = [_scale_of(table, along) for table in rows.values()]
+    if len({label for label, _ in scales}) > 1:  # one scale below all of them
+        scales = [(along, table[along].values) for table in rows.values()]
+    for axes, (name, table), (_, where) in zip(every, rows.items(), scales, strict=True):
         _strip(axes, table, along, where)
         _few_ticks(axes, axes.get_yscale())
         axes.set(title=name, ylabel=table["height"].attrs["label"].replace(" above", "\nabove"))
-    every[-1].set_xlabel(label)
+    every[-1].set_xlabel(scales[-1][0])
     handles = {label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     order = [label for label in (*map(_in_legend, OUTCOMES), "median", "best") if label in handles]
     figure.legend(
         [handles[label] for label in order], order, loc="outside lower center", ncols=len(order), columnspacing=1.2
     )
-    return _titled(figure, title)
+    return titled(figure, title)
 
 
 def _scale_of(table: "xarray.Dataset", along: str) -> tuple[str, np.ndarray]:
@@ -192,7 +193,7 @@ def _maps(rows: dict[str, "xarray.Dataset"], up: str, across: str, title: str) -
         line[0].set_ylabel(f"{up}\n({cut})" if cut else up)
     for axes in every[-1]:
         axes.set_xlabel(across)
-    return _titled(figure, title)
+    return titled(figure, title)
 
 
 def _cut(table: "xarray.Dataset", up: str, across: str) -> tuple["xarray.Dataset", str]:
@@ -266,9 +267,3 @@ def _mesh(axes: Axes, table: "xarray.Dataset", values: Any, up: str, across: str
     drawn = axes.pcolormesh(x, y, values, rasterized=True, **style)
     axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))  # whatever else is drawn on the map
     return drawn
-
-
-def _titled(figure: Figure, title: str) -> Figure:
-    across = int(figure.get_size_inches()[0] * 10)  # letters of this size to the inch, with room to spare
-    figure.suptitle(textwrap.fill(title, across), x=0.01, ha="left")
-    return figure

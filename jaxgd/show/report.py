@@ -42,6 +42,7 @@ class Result:
     manifest: dict[str, Any]
     table: "xarray.Dataset"
     paths: "xarray.Dataset | None"
+    surface: "xarray.Dataset | None"
 
     @property
     def title(self) -> str:
@@ -60,6 +61,7 @@ def opened(folder: Path) -> Result:
         store.read_manifest(folder),
         store.opened_table(folder).load(),
         store.opened_paths(folder),
+        store.opened_surface(folder),
     )
 
 
@@ -149,7 +151,7 @@ def _run(known_as: str, result: Result, lanes: int) -> dict[str, Any]:
     table, select = result.table, result.config.run.select
     places = ranking(table, select, _MOST_ROWS)
     columns = _columns(table, places)
-    data = excerpt(table, result.paths, places, lanes)
+    data = excerpt(table, result.paths, result.surface, places, lanes)
     finished = result.manifest["finished"] is not None
     return {
         "id": known_as,

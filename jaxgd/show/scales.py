@@ -21,9 +21,11 @@ def with_heights(table: "xarray.Dataset") -> "xarray.Dataset":
     minimum = table.attrs.get("minimum")
     eps = float(np.finfo(table["final_cost"].dtype).eps)
 
+    least = 0.0 if minimum is None else 8 * eps * max(1.0, abs(minimum))
+
     def above(name):
         costs = table[name].values.astype(float)
-        return costs if minimum is None else np.maximum(costs - minimum, 8 * eps * max(1.0, abs(minimum)))
+        return costs if minimum is None else np.maximum(costs - minimum, least)
 
     heights = above("final_cost")
     worth = np.concatenate([above(name).ravel() for name in ("start_cost", "best_cost")])
@@ -33,7 +35,7 @@ def with_heights(table: "xarray.Dataset") -> "xarray.Dataset":
     top = 3 * high if log else high + 0.1 * (high - low or max(1.0, abs(high)))
     away = (table["outcome"].values == DIVERGED) | ~(heights < top)
     label = "final cost" if not minimum else "final cost above the minimum"
-    attributes = {"label": label, "log": log, "top": top}
+    attributes = {"label": label, "log": log, "top": top, "least": least}
     return table.assign(height=(table["outcome"].dims, np.where(away, top, heights), attributes))
 
 

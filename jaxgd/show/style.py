@@ -1,5 +1,8 @@
 """One style for everything drawn: colours that colour-blind readers tell apart, a ladder of lightness for greyscale."""
 
+import textwrap
+from typing import Any
+
 # After Okabe and Ito (2008), "Color Universal Design"; lightness set apart, so that outcomes differ in grey too
 COLOURS = {
     "pending": "#e6e6e6",
@@ -42,3 +45,10 @@ RC = {
     "legend.frameon": False,
     "image.cmap": "viridis",
 }
+
+
+def titled(figure: Any, title: str) -> Any:
+    """The figure with its title on the left, in as many lines as it needs."""
+    across = int(figure.get_size_inches()[0] * 10)  # letters of this size to the inch, with room to spare
+    figure.suptitle(textwrap.fill(title, across), x=0.01, ha="left")
+    return figure

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from jaxgd.outcome import CONVERGED, OUTCOMES
 from jaxgd.show.style import COLOURS, MEANINGS
-from jaxgd.table import REPLICATES, best, edges, epochs_missing
+from jaxgd.table import REPLICATES, best, by_name, edges, epochs_missing
 
 if TYPE_CHECKING:
     import xarray
@@ -44,16 +44,6 @@ def closing(table: "xarray.Dataset", select: str) -> Group:
             cells = [Text(name), Text(text)] if len(rows) > 1 else [Text(text)]
             lines.add_row(Text("" if i else f"{label:7s}", "bold"), *cells)
     return Group(_outcomes(table), Text(), lines)
-
-
-def by_name(table: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
-    """One table for each point of the dimensions that hold names (optimizers, say), or the whole as one, unnamed."""
-    named = [d for d in table["outcome"].dims if table[d].dtype.kind not in "iuf"]
-    found = {}
-    for index in np.ndindex(*(table.sizes[d] for d in named)):
-        part = table.isel(dict(zip(named, index, strict=True)))
-        found[", ".join(str(part[d].values) for d in named)] = part.drop_vars(named)
-    return found
 
 
 def is_axis(table: "xarray.Dataset", dimension: str) -> bool:

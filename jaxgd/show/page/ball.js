@@ -7,14 +7,14 @@ class Ball {
     [this.grid, this.lines] = [grid, lines];
     [this.surface, this.curve] = [".surface", ".curve"].map((name) => section.querySelector(name));
     [this.surfaceNote, this.pathNote] = [".surface-note", ".path-note"].map((name) => section.querySelector(name));
-    this.landscape = grid.landscape;
-    if (!this.landscape) {
+    this.ground = grid.surface;
+    if (!this.ground) {
       this.surface.parentElement.remove();
       this.surface = null;
       section.querySelector(".ball").style.gridTemplateColumns = "minmax(0, 1fr)";
     } else {
-      this.flat = !this.landscape.y;
-      this.range = this.landscape.range;
+      this.flat = !this.ground.y;
+      this.range = this.ground.range;
       if (!this.flat) this.surface.addEventListener("keydown", (event) => this.turn(event));
     }
   }
@@ -46,7 +46,7 @@ class Ball {
 
   // A cost as it is drawn: itself, or its logarithm above the lowest.
   height(cost) {
-    const { log, base, least } = this.landscape;
+    const { log, base, least } = this.ground;
     return log ? Math.log10(Math.max(cost - base, least)) : cost;
   }
 
@@ -56,7 +56,7 @@ class Ball {
 
   // The surface under a point, between the points where it is known.
   under(u, v) {
-    const { x, y, height } = this.landscape;
+    const { x, y, height } = this.ground;
     const [i, a] = between(x, u), [j, b] = between(y, v);
     const at = (row, column) => height[row * x.length + column];
     return (1 - b) * ((1 - a) * at(j, i) + a * at(j, i + 1)) + b * ((1 - a) * at(j + 1, i) + a * at(j + 1, i + 1));
@@ -83,18 +83,18 @@ class Ball {
   }
 
   solidTraces(balls) {
-    const { lines } = this.landscape;
+    const { lines } = this.ground;
     const contours = { type: "scatter3d", mode: "lines", x: lines.x, y: lines.y, z: lines.z.map((z) => z + 0.006 * this.span()), line: { color: "rgba(255,255,255,0.45)", width: 1.5 }, hoverinfo: "skip" };
     const pairs = balls.flatMap((ball) => [
       { type: "scatter3d", mode: "lines", x: [], y: [], z: [], line: { color: ball.colour, width: 6 }, hoverinfo: "skip" },
       { type: "scatter3d", mode: "markers", x: [], y: [], z: [], marker: { color: ball.colour, size: 8, line: { color: "#ffffff", width: 1.5 } }, hoverinfo: "skip" },
     ]);
-    return [this.mesh(), contours, ...pairs];
+    return [this.mesh(), contours, this.minima(), ...pairs];
   }
 
   // The surface as triangles: plotly redraws them with every move of the ball, and is quicker at it than with a surface.
   mesh() {
-    const { x, y, height } = this.landscape, wide = x.length;
+    const { x, y, height } = this.ground, wide = x.length;
     const mesh = { x: [], y: [], z: [], i: [], j: [], k: [] };
     for (let at = 0; at < height.length; at += 1) {
       const row = Math.floor(at / wide), column = at % wide, corners = [at - wide - 1, at - wide, at - 1, at];
@@ -112,29 +112,37 @@ class Ball {
     };
   }
 
+  // The known minima, on the ground.
+  minima() {
+    const { x, y, cost } = this.ground.minima, heights = Array.from(cost, (c) => this.height(c));
+    const marker = { symbol: this.flat ? "star" : "diamond", size: this.flat ? 11 : 4, color: colourOf("panel"), line: { color: colourOf("ink"), width: 1.5 } };
+    if (this.flat) return { type: "scatter", mode: "markers", x, y: heights, marker, hoverinfo: "skip" };
+    return { type: "scatter3d", mode: "markers", x, y, z: heights.map((z) => z + 0.02 * this.span()), marker, hoverinfo: "skip" };
+  }
+
   flatTraces(balls) {
-    const { x, height } = this.landscape;
+    const { x, height } = this.ground;
     const valley = { type: "scatter", mode: "lines", x, y: height, line: { color: colourOf("quiet"), width: 2.5 }, hoverinfo: "skip" };
     const pairs = balls.flatMap((ball) => [
       { type: "scatter", mode: "lines+markers", x: [], y: [], line: { color: ball.colour, width: 1.2 }, marker: { size: 4, color: ball.colour }, opacity: 0.75, hoverinfo: "skip" },
       { type: "scatter", mode: "markers", x: [], y: [], marker: { color: ball.colour, size: 16, line: { color: colourOf("panel"), width: 2 } }, hoverinfo: "skip" },
     ]);
-    return [valley, ...pairs];
+    return [valley, this.minima(), ...pairs];
   }
 
   surfaceLayout() {
-    const { x, y, labels } = this.landscape;
-    const title = heading(this.flat ? "The cost, and the ball on it" : `The cost surface${this.landscape.log ? ", in powers of ten above its lowest" : ""}`);
+    const { x, y, labels } = this.ground;
+    const title = heading(this.flat ? "The cost, and the ball on it" : `The cost surface${this.ground.log ? ", in powers of ten above its lowest" : ""}`);
     if (this.flat) return plotLayout({ title, xaxis: { title: { text: plain(labels[0]) }, range: [x[0], x.at(-1)] }, yaxis: { title: { text: "cost" }, range: this.range } });
     const [quiet, line] = ["quiet", "line"].map(colourOf);
     const axis = (text, range) => ({ title: { text: plain(text) }, range, color: quiet, gridcolor: line, zerolinecolor: line, showbackground: false, showspikes: false, nticks: 6 });
     const z = axis("cost", this.range);
-    if (this.landscape.log) Object.assign(z, this.powersOfTen());
+    if (this.ground.log) Object.assign(z, this.powersOfTen());
     return plotLayout({
       title, dragmode: "turntable", margin: { l: 0, r: 0, t: 30, b: 0 }, uirevision: "kept",
       scene: {
         xaxis: axis(labels[0], [x[0], x.at(-1)]), yaxis: axis(labels[1], [y[0], y.at(-1)]), zaxis: z,
-        aspectmode: "manual", aspectratio: { x: 1.15, y: 1.15, z: 0.7 }, camera: { eye: { x: -1.2, y: -1.3, z: 0.9 }, center: { x: 0, y: 0, z: -0.2 } },
+        aspectmode: "manual", aspectratio: { x: 1.15, y: 1.15, z: 0.7 }, camera: { eye: { x: -1.0, y: -1.15, z: 1.3 }, center: { x: 0, y: 0, z: -0.18 } },
       },
     });
   }
@@ -181,7 +189,7 @@ class Ball {
   }
 
   drawOnSurface(trails, heads, count) {
-    const update = { x: [], y: [], z: [] }, traces = [], first = this.flat ? 1 : 2; // after the surface, and its contours
+    const update = { x: [], y: [], z: [] }, traces = [], first = this.flat ? 2 : 3; // after the ground, its contours and its minima
     for (let i = 0; i < count; i += 1) {
       for (const key of ["x", "y", "z"]) update[key].push(trails[key][i], heads[key][i]);
       traces.push(first + 2 * i, first + 1 + 2 * i);
@@ -222,22 +230,20 @@ class Ball {
   }
 
   drawnCost(cost) {
-    if (!Number.isFinite(cost)) return null;
-    if (!this.grid.height.log) return cost;
-    const above = cost - (this.grid.minimum ?? 0);
-    return above > 0 ? above : null;
+    if (!this.grid.height.log) return Number.isFinite(cost) ? cost : null;
+    return this.grid.above(cost);
   }
 
   // The path up to a record, on the surface; gaps where it is out of the picture.
   trail(path, now) {
-    const { paths } = this.grid, count = paths.epochs.length, { x, y } = this.landscape;
+    const { paths } = this.grid, count = paths.epochs.length, { x, y } = this.ground;
     const found = { x: [], y: [], z: [] };
     const lift = 0.012 * this.span(); // above the triangles
     for (let record = 0; record <= now; record += 1) {
-      const at = path * count + record, u = paths.u[at], v = this.flat ? 0 : paths.v[at];
+      const at = path * count + record, [u, v] = paths.position.map((along) => along[at]);
       const cost = this.height(paths.cost[at]);
       const inside = u >= x[0] && u <= x.at(-1) && (this.flat || (v >= y[0] && v <= y.at(-1))) && cost <= this.range[1] && Number.isFinite(cost);
-      const height = inside && !this.flat ? Math.max(this.landscape.exact ? this.under(u, v) : -Infinity, cost) + lift : cost;
+      const height = inside && !this.flat ? Math.max(this.ground.exact ? this.under(u, v) : -Infinity, cost) + lift : cost;
       found.x.push(inside ? u : null);
       found.y.push(inside ? (this.flat ? cost : v) : null);
       found.z.push(inside ? height : null);
@@ -261,7 +267,7 @@ class Ball {
     this.pathNote.textContent = `${whose}Epoch ${epochs[now]}: ${cost}.`;
     if (this.surface) {
       const gone = balls.length > 1 ? "A ball is out of the picture here. " : "The ball is out of the picture here. ";
-      this.surfaceNote.textContent = (away ? gone : "") + this.landscape.note;
+      this.surfaceNote.textContent = (away ? gone : "") + this.ground.note;
     }
   }
 

@@ -112,6 +112,12 @@ class Grid {
     return { path: found, own: least === 0 };
   }
 
+  // A cost on a logarithmic scale: above the minimum, where that is known, and no lower than it resolves.
+  above(cost) {
+    const above = Math.max(cost - (this.minimum ?? 0), this.height.least);
+    return Number.isFinite(above) && above > 0 ? above : null;
+  }
+
   // The last record at which a path has a cost.
   lastRecord(path) {
     const count = this.paths.epochs.length;

@@ -144,10 +144,7 @@ function compared(a, b) {
 function together(div, labs, lines) {
   const traces = labs.filter((lab) => lab.ball).map((lab, i) => {
     const { grid, place, ball } = lab, { path } = grid.nearest(place), count = grid.paths.epochs.length;
-    const costs = Array.from(grid.paths.cost.subarray(path * count, (path + 1) * count), (cost) => {
-      const above = cost - (grid.minimum ?? 0);
-      return Number.isFinite(cost) && above > 0 ? above : null;
-    });
+    const costs = Array.from(grid.paths.cost.subarray(path * count, (path + 1) * count), (cost) => grid.above(cost));
     const dash = ["solid", "dash", "dashdot", "dot"][Math.floor(i / lines.length) % 4];
     return { type: "scatter", mode: "lines", name: plain(grid.title), x: grid.paths.epochs, y: costs, line: { color: ball.lineColour(i), dash, width: 2 }, hovertemplate: "epoch %{x}<br>%{y:.6g}<extra></extra>" };
   });
