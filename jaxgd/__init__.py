@@ -36,5 +36,8 @@ class _Package(ModuleType):
         if not (name in _BOTH and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
+    def __reduce__(self):  # cloudpickle knows modules by their exact class
+        return import_module, (self.__name__,)
+
 
 sys.modules[__name__].__class__ = _Package

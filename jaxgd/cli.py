@@ -27,7 +27,9 @@ app = typer.Typer(
 
 _SET_HELP = "Lay a value over the config, as in run.epochs=200 or sweep={}; as often as you like."
 _RUN_HELP = "A run folder, its config, or the beginning of its name."
+_CLUSTER_HELP = "Let the workers of a running Dask scheduler do it: its address, or the file that it wrote."
 _FRESH_HELP = "Begin anew; an earlier run of the same config is kept under another name."
+_IMPORT_HELP = "Import the code that the config names (function = ...), which carries it out, and check it too."
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN_HELP, show_default=False)]
@@ -111,7 +113,9 @@ def answered(words: list[str] | None = None) -> int:
 
 
 def _complain(text: str) -> None:
-    print(f"jaxgd: {text}", file=sys.stderr)
+    from jaxgd.ranges import visible
+
+    print(f"jaxgd: {visible(text)}", file=sys.stderr)
 
 
 def _said_version(wanted: bool) -> None:
@@ -168,6 +172,7 @@ def run(
     set: Settings = None,
     open: Annotated[bool, typer.Option("--open", help="Open the report when done.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help=_FRESH_HELP)] = False,
+    cluster: Annotated[str | None, typer.Option(metavar="ADDRESS", help=_CLUSTER_HELP)] = None,
 ) -> None:
     """Carry out a config, and show what came of it.
 
@@ -182,8 +187,8 @@ def run(
     began = time.perf_counter()
     prepared = runs.prepared(config, set or ())
     if fresh and (earlier := runs.set_aside(prepared)):
-        _console(stderr=True).print(f"the earlier run is kept as {earlier}", soft_wrap=True, markup=False)
-    _carry_out(prepared)
+        _console(stderr=True).print(f"the earlier run is kept as {_plain(earlier)}", soft_wrap=True)
+    _carry_out(prepared, cluster)
     table, paths = store.opened_table(prepared.folder).load(), store.opened_paths(prepared.folder)
     if prepared.plan.lanes == 1:
         for line in tables.epoch_lines(paths):
@@ -198,38 +203,50 @@ def run(
     took = f"{time.perf_counter() - began:.1f} s"
     out.print(f"{lanes} lane{'s' * (prepared.plan.lanes > 1)}, up to {prepared.plan.epochs} epochs, {took}\n")
     out.print(tables.closing(table, prepared.config.run.select))
-    out.print(
-        f"\n[bold]results[/]  {prepared.folder}\n[bold]picture[/]  {picture}\n[bold]report[/]   {page}", soft_wrap=True
-    )
+    for label, path in (("results", prepared.folder), ("picture", picture), ("report ", page)):
+        gap = "\n" * (label == "results")
+        out.print(f"{gap}[bold]{label}[/]  {_plain(path)}", soft_wrap=True)
     if open:
         typer.launch(page.resolve().as_uri())
 
 
 @app.command()
 @_refuses
-def check(config: ConfigPath, set: Settings = None) -> None:
+def check(
+    config: ConfigPath,
+    set: Settings = None,
+    import_: Annotated[bool, typer.Option("--import", help=_IMPORT_HELP)] = False,
+) -> None:
     """Say what a config would take, and do nothing.
 
-    How many lanes in which batches, how much memory and disk.
+    How many lanes in which batches, how much memory and disk. Code that it names is imported, and so
+    carried out, only if you say so.
     """
+    from jaxgd import budget
+    from jaxgd import config as cfg
     from jaxgd import run as runs
-    from jaxgd import table
+    from jaxgd.ranges import visible
 
+    if (code := cfg.code_named(read := cfg.read(config, set or ()))) and not import_:
+        budget.check_config(read)
+        print(f"{visible(config)}: good, as far as can be told without the code that it names:")
+        for key, reference in code.items():
+            print(f"  {key} = {visible(reference)}, from {visible(_origin(reference, config))}")
+        print("With --import it is imported, and so carried out, and checked too.")
+        return
     prepared = runs.prepared(config, set or ())
     plan = prepared.plan
     size = math.prod(plan.chunk)
-    stored = sum(int(v.dtype.itemsize * math.prod(v.shape)) for v in table.variables(plan).values())
-    working = size * plan.lane_bytes
     axes = " × ".join(f"{d.name} {d.size}" for d in plan.dimensions) or "a single descent"
     done = "finished or begun already" if prepared.folder.exists() else "new"
     out = _console()
-    out.print(f"{config}: good", soft_wrap=True, markup=False)
+    out.print(f"{_plain(config)}: good", soft_wrap=True)
     out.print(f"[bold]lanes[/]    {plan.lanes}  ({axes})")
     out.print(f"[bold]epochs[/]   {plan.epochs} each at most, {plan.lanes * plan.epochs:.3g} updates in all")
     out.print(f"[bold]batches[/]  {len(plan.boxes())}, of up to {size} lanes in blocks of {plan.block}")
-    out.print(f"[bold]memory[/]   about {_size(working)} per worker")
-    out.print(f"[bold]disk[/]     {_size(stored)} before compression")
-    out.print(f"[bold]results[/]  {prepared.folder}  ({done})", soft_wrap=True)
+    out.print(f"[bold]memory[/]   about {budget.in_bytes(budget.working(plan))} per worker")
+    out.print(f"[bold]disk[/]     {budget.in_bytes(budget.stored(plan))} before compression")
+    out.print(f"[bold]results[/]  {_plain(prepared.folder)}  ({done})", soft_wrap=True)
 
 
 @app.command("list")
@@ -293,6 +310,7 @@ def best(
     from jaxgd import lane, store
     from jaxgd import run as runs
     from jaxgd import table as tables
+    from jaxgd.ranges import visible
     from jaxgd.show.tables import setting, vector
 
     folder = runs.resolved(run)
@@ -313,7 +331,7 @@ def best(
     params = winner if kept is None else kept
     for name in params.data_vars:
         if str(name).split(".")[0] == "params" and not winner["outcome"].ndim:  # of several seeds, none is the one
-            print(f"{name:14s} {vector(params[name].values)}")
+            print(f"{visible(name):14s} {vector(params[name].values)}")
 
 
 @app.command()
@@ -351,7 +369,7 @@ def compare(
     picture = folder / "figures" / "expected_best.png"
     picture.parent.mkdir(exist_ok=True)
     comparison.curves(comparing.expected_best(table, by), title).savefig(picture)
-    out.print(f"\n[bold]picture[/]  {picture}", soft_wrap=True)
+    out.print(f"\n[bold]picture[/]  {_plain(picture)}", soft_wrap=True)
 
 
 @app.command()
@@ -413,7 +431,7 @@ def animate(
         typer.launch(str(path))
 
 
-def _carry_out(prepared: Any) -> None:
+def _carry_out(prepared: Any, cluster: str | None = None) -> None:
     """Runs with a progress bar, once it has taken long enough to want one."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -426,7 +444,7 @@ def _carry_out(prepared: Any) -> None:
     if bar.console.is_terminal:  # in a log a bar is only noise
         late.start()
     try:
-        runs.carry_out(prepared, lambda done, lanes: bar.update(task, completed=done))
+        runs.carry_out(prepared, lambda done, lanes: bar.update(task, completed=done), cluster)
     except KeyboardInterrupt:
         kept = f"{bar.tasks[task].completed} of {prepared.plan.lanes} lanes are kept in {prepared.folder}"
         raise Interrupted(kept) from None
@@ -453,25 +471,26 @@ def _console(stderr: bool = False, width: int | None = None) -> Any:
     return Console(stderr=stderr, highlight=False, width=width)
 
 
-def _plain(text: str) -> str:
-    """Text from a config, without meaning to the console."""
+def _origin(reference: str, config: Path) -> str:
+    """Where the code of "module:name" is read from."""
+    from jaxgd.names import file_of
+
+    return str(file_of(reference.partition(":")[0], config.resolve().parent) or "what is installed")
+
+
+def _plain(text: object) -> str:
+    """Text from a config, without meaning to the console or to the terminal."""
     from rich.markup import escape
 
-    return escape(text)
+    from jaxgd.ranges import visible
+
+    return escape(visible(text))
 
 
 def _median(values: Any) -> float:
     import numpy as np
 
     return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """TOML to a checked config. Every error names the file, the key, what is wrong, and what is allowed."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,9 @@ from pydantic import ConfigDict, Field
 
 from jaxgd.ranges import Axis, ConfigError, is_word, near, ranges_of, shown
 
+_MOST_BYTES = 1 << 26
+_DEEPEST = 32
+_too_deep = f"it is nested more than {_DEEPEST} levels deep"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -87,7 +91,11 @@ def read(path: Path, settings: Iterable[str] = ()) -> Config:
       ConfigError: the file can't be read, isn't TOML, or isn't a config.
     """
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)  # no more, whatever it is
+        if len(content) > _MOST_BYTES:
+            raise ConfigError(f"{path}: is longer than the {_MOST_BYTES} bytes that a config may have")
+        content = _toml(content.decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -97,6 +105,29 @@ def read(path: Path, settings: Iterable[str] = ()) -> Config:
     for setting in settings:
         _lay_over(content, setting)
     return checked(content, str(path))
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises:
+      TOMLDecodeError: it isn't one, or holds what nobody can have meant.
+    """
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists within lists within lists
+        raise tomllib.TOMLDecodeError(_too_deep if isinstance(error, RecursionError) else str(error)) from error
+    level = [content]
+    for _ in range(_DEEPEST):
+        if not (level := [inner for value in level for inner in _within(value) if isinstance(inner, (dict, list))]):
+            return content
+    raise tomllib.TOMLDecodeError(_too_deep)
+
+
+def _within(value: dict | list) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def checked(content: dict[str, Any], where: str) -> Config:
@@ -116,6 +147,12 @@ def checked(content: dict[str, Any], where: str) -> Config:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     return config
+
+
+@lru_cache(maxsize=8)
+def rebuilt(kind: Callable[[Config, Path], Any], text: str, folder: Path) -> Any:
+    """What a config was made into, made again in another process, to which it travels as its text."""
+    return kind(checked(tomllib.loads(text), "the config"), folder)
 
 
 def as_toml(config: Config) -> str:
@@ -169,6 +206,14 @@ def paired(config: Config) -> list[list[str]]:
     return groups
 
 
+def code_named(config: Config) -> dict[str, str]:
+    """The references to the user's own code, "module:name" by key: what carrying the config out imports."""
+    content = config.model_dump(exclude={"sweep", "start", "optimizers"})
+    tables = content | {f"optimizers.{name}": table.model_dump() for name, table in (config.optimizers or {}).items()}
+    functions = {f"{name}.function": table.get("function") for name, table in tables.items() if isinstance(table, dict)}
+    return {key: reference for key, reference in functions.items() if reference is not None}
+
+
 def lay(content: dict[str, Any], path: list[str], value: Any) -> None:
     """Puts a value at a path of tables, and of lists, whose elements go by number.
 
@@ -191,10 +236,11 @@ def _lay_over(content: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     path = [part.strip() for part in key.split(".")]
     where = f"--set {' '.join(setting.split())}"
+    where = where if len(where) <= 80 else f"{where[:77]}..."
     if not equals or not all(path):
         raise ConfigError(f"{where}: must be KEY=VALUE, as in --set run.epochs=200")
     try:
-        parsed = tomllib.loads(f"value = {text}")
+        parsed = _toml(f"value = {text}")
     except tomllib.TOMLDecodeError as error:
         if text.lstrip()[:1] in ("[", "{", '"', "'"):
             raise ConfigError(f"{where}: the value is not valid TOML: {error}") from error
@@ -207,7 +253,21 @@ def _lay_over(content: dict[str, Any], setting: str) -> None:
         raise ConfigError(f"{where}: {error}") from None
 
 
+def reference(key: str, text: str) -> tuple[str, str]:
+    """(module, name) of "package.module:name".
+
+    Raises:
+      ConfigError: it isn't one.
+    """
+    module, colon, name = text.partition(":")
+    if not (colon and name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+        raise ConfigError(f'{key} = {shown(text)}: must be "package.module:name"')
+    return module, name
+
+
 def _check_tables(config: Config) -> None:
+    for key, code in code_named(config).items():
+        reference(key, code)
     if config.lane:
         for name in ("cost", "start", "optimizer", "optimizers"):
             if getattr(config, name) is not None:

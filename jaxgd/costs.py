@@ -25,7 +25,8 @@ class WrittenCost:
         self.config = config
         self.surface, self.cost = names.cost_of(config.cost, folder)
         self.start = {name: start_of(name, value) for name, value in config.start.items()}
-        self.shapes = {name: np.shape(value) for name, value in start_at(self.start, 0).items()}
+        drawn = jax.eval_shape(lambda: start_at(self.start, 0))
+        self.shapes = {name: value.shape for name, value in drawn.items()}
         self._check_names()
         self._check_start()
 

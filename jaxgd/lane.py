@@ -9,21 +9,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd import budget, costs, names, ranges
 from jaxgd import config as cfg
-from jaxgd import costs, names, ranges
 from jaxgd import plan as plans
 from jaxgd.config import Config
 from jaxgd.costs import start_at, start_of, under
 from jaxgd.descent import Descent
 from jaxgd.outcome import FIGURES
 from jaxgd.ranges import Axis, ConfigError, near
-from jaxgd.trials import Trials, trials_of
+from jaxgd.trials import trials_of
 from jaxgd.user_lane import UserLane
 
 if TYPE_CHECKING:
     import xarray
 
-_RESERVED = {*FIGURES, "params", "epoch", "cost_history", "known_limit", "limit_formula", "sharpness"}  # in results
+_RESERVED = {  # names in results and in their folder
+    *(*FIGURES, "params", "epoch", "cost_history", "known_limit", "limit_formula", "sharpness", "done"),
+}
 
 
 def planned(config: Config, where: str, folder: Path) -> plans.Plan:
@@ -41,8 +43,10 @@ def planned(config: Config, where: str, folder: Path) -> plans.Plan:
     plan = None
     with jax.enable_x64(config.run.precision == "float64"):
         try:
+            budget.check_config(config)
             plan = _plan(config, folder)
             plans.fingerprint(plan)  # traces the start and the first step of every program, as the run will
+            budget.check_plan(plan)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error.__cause__
         except _NOT_TRACED as error:
@@ -89,7 +93,7 @@ def _value_at(config: Config, axis: Axis, setting: "xarray.Dataset") -> Any:
 def _plan(config: Config, folder: Path) -> plans.Plan:
     trials = trials_of(config, _private_numbers(config))
     shared = [axis for axis in cfg.axes(config) if axis.optimizer is None]
-    lane = UserLane(config, folder) if config.lane else _Lane(config, folder, trials)
+    lane = UserLane(config, folder) if config.lane else _Lane(config, folder)
     values: dict[str, Any] = {}
     if config.optimizers:
         values["optimizer"] = plans.each(list(config.optimizers))
@@ -104,6 +108,7 @@ def _plan(config: Config, folder: Path) -> plans.Plan:
         if axis in shared:
             values[axis.name] = lane.values(axis)
     named = {axis.key: axis.name for axis in shared}
+    budget.check_programs(budget.programs(values.values()))
     minimum, minima = lane.known_minima({key: values[name] for key, name in named.items()})
     return plans.planned(
         lane,
@@ -172,8 +177,8 @@ def _private_numbers(config: Config) -> dict[str, np.ndarray]:
 class _Lane:
     """Cost, start and optimizer of a config as one lane; calling it with a point of the grid gives a Descent."""
 
-    def __init__(self, config: Config, folder: Path, trials: Trials):
-        self.config, self.trials = config, trials
+    def __init__(self, config: Config, folder: Path):
+        self.config, self.folder, self.trials = config, folder, trials_of(config, _private_numbers(config))
         self.cost = costs.WrittenCost(config, folder)
         self.tables = config.optimizers or {"optimizer": config.optimizer}
         self.factories = {
@@ -185,6 +190,9 @@ class _Lane:
             self._check_axis(axis)
             if axis.optimizer is None:
                 self.keys[axis.name] = axis.key
+
+    def __reduce__(self):
+        return cfg.rebuilt, (_Lane, cfg.as_toml(self.config), self.folder)
 
     def __call__(self, optimizer: str = "optimizer", trial: Any = 0, **point: Any) -> Descent:
         settings = {self.keys[name]: value for name, value in point.items()}

@@ -7,7 +7,7 @@ import math
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -91,7 +91,7 @@ class Plan:
 
     @cached_property
     def outline(self) -> dict[str, PyTree]:
-        """Shapes and dtypes of one lane's params and state."""
+        """Shapes and dtypes of one lane's params, state and metrics."""
         return outline(self, (0,) * len(self.dimensions))
 
     @cached_property
@@ -219,6 +219,7 @@ def planned(
         absent,
         keep_params,
     )
+    _check_metrics(plan)
     _check_shapes(plan)
     return plan
 
@@ -251,7 +252,7 @@ def _check_names(lane: Callable, axes: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"axis {name!r}: the lane has no such argument; it takes {', '.join(known) or 'none'}{hint}"
             )
-        if name in FIGURES or name in ("params", "epoch", "cost_history"):
+        if name in _TAKEN:
             raise ValueError(
                 f"axis {name!r}: the result has a variable of this name; call the lane's argument otherwise"
             )
@@ -261,18 +262,28 @@ def _check_names(lane: Callable, axes: Mapping[str, Any]) -> None:
         raise ValueError(f"the lane needs {', '.join(missing)}: give each an axis, or a default")
 
 
+_TAKEN = {*FIGURES, "params", "epoch", "cost_history"}  # by variables that every result may have
+
+
+def _check_metrics(plan: Plan) -> None:
+    """Refuses metrics whose names already stand for something in the result."""
+    axes = [name for dimension in plan.dimensions for name in dimension.axes]
+    for name in plan.outline["metrics"]:
+        if name in (*_TAKEN, *axes, *plan.labels, "cost"):
+            raise ValueError(f"metric {name!r}: the result has an axis or a variable of this name; call it otherwise")
+
+
 def _check_shapes(plan: Plan) -> None:
-    """Refuses lanes whose params differ in shape, for which one table has no room."""
+    """Refuses lanes whose params or metrics differ in shape, for which one table has no room."""
     first, *others = statics(plan)
     if not others:
         return
-    shapes = plan.outline["params"]
-    for static in others:
-        if outline(plan, static)["params"] != shapes:
+    for static, what in itertools.product(others, ("params", "metrics")):
+        if outline(plan, static)[what] != plan.outline[what]:
             here = zip(plan.dimensions, static, strict=True)
             values = [f"{n} = {d.at(n, i)!r}" for d, i in here for n in d.axes if d.is_each(n)]
             raise ValueError(
-                f"at {', '.join(values)} the params differ in shape or dtype from the first lane's: sweep them apart"
+                f"at {', '.join(values)} the {what} differ in shape or dtype from the first lane's: sweep them apart"
             )
 
 
@@ -359,6 +370,27 @@ def bound(plan: Plan, index: tuple[int, ...]) -> Callable[..., Descent]:
     return lane
 
 
+def alone(plan: Plan, box: Box) -> tuple[Plan, Box]:
+    """One batch as a plan of its own, to be carried out elsewhere: nothing but its part of the axes goes with it.
+
+    It is the same program in the same blocks, and so the same numbers.
+    """
+
+    def part(values: Any, along: slice) -> Any:
+        return Each(values.values[along]) if isinstance(values, Each) else jax.tree.map(lambda a: a[along], values)
+
+    dimensions = tuple(
+        Dimension({name: part(values, along) for name, values in dimension.axes.items()}, along.stop - along.start)
+        for dimension, along in zip(plan.dimensions, box, strict=True)
+    )
+    absent = None if plan.absent is None else plan.absent[box[: plan.absent.ndim]]
+    small = replace(plan, dimensions=dimensions, labels={}, absent=absent)
+    program = [along.start for dimension, along in zip(plan.dimensions, box, strict=True) if dimension.static]
+    known = {name: getattr(plan, name) for name in ("outline", "block", "chunk")}
+    vars(small).update(known, key=f"{plan.key} {program}")  # not reckoned again from its own size
+    return small, tuple(slice(0, along.stop - along.start) for along in box)
+
+
 def by_program(plan: Plan, lanes: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
     """Places of lanes in their list, by the program that carries them out."""
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -379,15 +411,15 @@ def points(plan: Plan, lanes: Sequence[tuple[int, ...]]) -> dict[str, Any]:
 
 
 def outline(plan: Plan, index: tuple[int, ...]) -> dict[str, PyTree]:
-    """Shapes and dtypes of the params and state of the lanes at `index` along the static dimensions.
+    """Shapes and dtypes of the params, state and metrics of the lanes at `index` along the static dimensions.
 
     Raises:
       TypeError, ValueError: what `Descent`, its cost or its optimizer refuse.
     """
 
     def first_state(arguments):
-        _, params, optimizer = opened(bound(plan, index)(**arguments))
-        return {"params": params, "state": optimizer.init(params)}
+        one = opened(bound(plan, index)(**arguments))
+        return {"params": one.params, "state": one.init(one.params), "metrics": one.metrics(one.params)}
 
     def found():
         with jax.enable_x64(plan.x64), plain_words():

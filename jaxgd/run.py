@@ -1,9 +1,10 @@
 """Runs: a config carried out into its folder, and found again."""
 
+import contextlib
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,10 @@ from jaxgd import config as cfg
 from jaxgd import landscape, lane, limits, store, table
 from jaxgd import plan as plans
 from jaxgd.config import Config, ConfigError
-from jaxgd.descent import Descent, History, norm, opened, step_of
+from jaxgd.descent import Descent, History, norm, opened
 from jaxgd.files import sole_writer
 from jaxgd.outcome import choose, named
+from jaxgd.ranges import visible
 from jaxgd.surfaces import SURFACES
 from jaxgd.sweep import carried_out
 
@@ -32,6 +34,7 @@ _PATH_BYTES = 1 << 23  # of all stored paths together; beyond it, their records 
 _MOST_RECORDS = 2001  # of a path: a curve has no more dots
 _FEWEST_RECORDS = 201  # if there is no room for as many with all their params, these are not kept
 
+_LONGEST_NAME = 100  # bytes of a folder's name, before the hash
 Progress = Callable[[int, int], None]  # lanes finished, lanes in all
 
 
@@ -58,17 +61,48 @@ def prepared(path: Path, settings: Iterable[str] = (), runs: Path = RUNS) -> Pre
     content = config.model_copy(update={"title": ""})
     fingerprint = f"{cfg.as_toml(content)}\n{plans.fingerprint(plan)}"
     known_as = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
-    return Prepared(config, plan, fingerprint, runs / f"{path.stem}-{known_as}", source)
+    return Prepared(config, plan, fingerprint, runs / f"{_called(path)}-{known_as}", source)
 
 
-def carry_out(run: Prepared, progress: Progress = lambda done, lanes: None) -> None:
+def _called(path: Path) -> str:
+    """A config's name as the beginning of a folder's: short enough, and nothing in it that can't be seen."""
+    return visible(path.stem).encode()[:_LONGEST_NAME].decode(errors="ignore")
+
+
+def carry_out(run: Prepared, progress: Progress = lambda done, lanes: None, cluster: str | None = None) -> None:
     """Does what is unfinished of a run, and repeats nothing.
 
+    Args:
+      run: what to do, and where it is kept.
+      progress: told of the lanes that are finished, and of all.
+      cluster: the address, or the file, of a Dask scheduler whose workers carry out the lanes.
+
     Raises:
+      ConfigError: the cluster can't be used.
       StoreError: another process is at it, or the folder can't be used.
     """
-    with sole_writer(run.folder):
-        _carry_out(run, progress)
+    with contextlib.ExitStack() as held:
+        client = None
+        if cluster is not None:
+            from jaxgd.cluster import connected  # loads distributed
+
+            client = held.enter_context(connected(cluster))
+        held.enter_context(sole_writer(run.folder))
+        _carry_out(run, progress, client)
+
+
+def _batches(run: Prepared, folder: store.Folder, boxes: list[plans.Box], client: Any) -> Iterator[plans.Box]:
+    """Box by box, once it is kept."""
+    if client is None:
+        for box, figures in carried_out(run.plan, boxes):
+            folder.keep(box, figures)
+            yield box
+        return
+    from jaxgd import cluster
+
+    for box, figures in cluster.carried_out(client, folder, boxes):
+        folder.keep(box, figures) if figures is not None else folder.mark(box)
+        yield box
 
 
 def set_aside(run: Prepared) -> Path | None:
@@ -77,14 +111,13 @@ def set_aside(run: Prepared) -> Path | None:
         return store.set_aside(run.folder)
 
 
-def _carry_out(run: Prepared, progress: Progress) -> None:
+def _carry_out(run: Prepared, progress: Progress, client: Any) -> None:
     folder = store.opened(run.folder, run.plan, run.fingerprint, run.source)
     folder.keep_config(cfg.as_toml(run.config))
     boxes = folder.unfinished()
     done = run.plan.lanes - sum(map(_lanes, boxes))
     progress(done, run.plan.lanes)
-    for box, figures in carried_out(run.plan, boxes):
-        folder.keep(box, figures)
+    for box in _batches(run, folder, boxes, client):
         done += _lanes(box)
         progress(done, run.plan.lanes)
     _keep_what_is_drawn(run, folder)
@@ -236,6 +269,7 @@ def _replayed(
     return {
         "cost": history.cost,
         "gradient_norm": history.gradient_norm,
+        **history.metrics,
         **named("position" if plane else "params", history.params),
     }
 
@@ -247,18 +281,17 @@ def _recorded(
 
     Of its params are kept where they lie in the plane with origin and directions `onto`, if one is given.
     """
-    cost, params, optimizer = opened(lane(**point))
-    step = step_of(cost, optimizer)
-    start = (params, optimizer.init(params))
+    one = opened(lane(**point))
+    start = (one.params, one.init(one.params))
 
     def moved(now, carry):
-        return choose(now < ended, step(*carry)[2:], start)  # a finite place: a NaN makes line searches run long
+        return choose(now < ended, one.step(*carry)[2:], start)  # a finite place: a NaN makes line searches run long
 
     def record(carry, span):
         now, following = span
-        value, grads, *after = step(*carry)
+        value, grads, *after = one.step(*carry)
         where = carry[0] if onto is None else jnp.asarray(onto[1]) @ (ravel_pytree(carry[0])[0] - onto[0])
-        seen = History(now, where, value, norm(grads))
+        seen = History(now, where, value, norm(grads), one.metrics(carry[0]))
         return jax.lax.fori_loop(now + 1, following, moved, choose(now < ended, tuple(after), start)), seen
 
     spans = (jnp.asarray(epochs), jnp.asarray(np.append(epochs[1:], epochs[-1])))

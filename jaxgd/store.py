@@ -37,6 +37,7 @@ from jaxgd import manifest, table
 from jaxgd.files import StoreError, flush, flush_folders, hashed, now, sweep_partial, write_bytes, write_text
 from jaxgd.manifest import check_intact, is_intact, read_manifest
 from jaxgd.plan import Box, Plan
+from jaxgd.ranges import visible
 
 if TYPE_CHECKING:
     import xarray
@@ -45,6 +46,8 @@ _RESULTS, _CONFIG = "results.zarr", "run.toml"
 _PATHS, _BEST, _LIMITS, _SURFACE = "paths.zarr", "best.zarr", "limits.zarr", "surface.zarr"
 _DERIVED = (_PATHS, _BEST, _LIMITS, _SURFACE)
 _LEDGER = "done"
+_TAKEN = (".", "..", "zarr.json", _LEDGER)
+_LONGEST = 200  # bytes of an array's name
 _CODECS = (ZstdCodec(level=3), Crc32cCodec())  # a checksum on every chunk: Zstandard alone can return wrong numbers
 
 
@@ -175,6 +178,7 @@ def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path =
             if not is_intact(path, part):
                 shutil.rmtree(path / part, ignore_errors=True)  # made anew from the results
         return _open(path, plan)
+    _check_names([*table.coordinates(plan), *table.variables(plan)])
     beside = path.with_name(f".{path.name}.partial")  # whoever finds the folder finds it whole
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -218,6 +222,21 @@ def _open(path: Path, plan: Plan) -> Folder:
     except StoreError:  # all batches are done again
         done = np.zeros(group[_LEDGER].shape, np.int8)
     return Folder(path, plan, group, done)
+
+
+def seen(path: Path, plan: Plan, known_as: str) -> Folder | None:
+    """The folder of a run as another process made it; None if there is none here, or another run's."""
+    try:
+        return _open(path, plan) if read_manifest(path)["fingerprint"] == known_as else None
+    except StoreError:
+        return None
+
+
+def finished(path: Path) -> set[tuple[int, ...]]:
+    """The batches of a run that are marked and whole, by their place in the grid of batches."""
+    group = zarr.open_group(path / _RESULTS, mode="r")
+    marked = map(tuple, np.argwhere(_ledger(path, group)).tolist())
+    return {tile for tile in marked if all(map(_is_whole, _chunks(path, group, tile)))}
 
 
 def opened_table(path: Path) -> "xarray.Dataset":
@@ -359,6 +378,17 @@ def _opened(path: Path) -> "xarray.Dataset":
     import xarray
 
     return xarray.open_zarr(path, chunks=None, consolidated=True)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Refuses what can't be the name of an array, and so of a directory."""
+    for name in names:
+        if name in ("", *_TAKEN) or not name.isprintable() or set(name) & set("/\\") or len(name.encode()) > _LONGEST:
+            said = visible(name) if len(name) <= 60 else f"{visible(name[:57])}..."
+            raise StoreError(
+                f"'{said}' can't be the name of an array in a run folder: it must be up to {_LONGEST} bytes long, hold "
+                f"no slashes or control characters, and be none of {', '.join(_TAKEN)}; call the axis or leaf otherwise"
+            )
 
 
 def _words(names: Iterable[Any]) -> str:

@@ -1,9 +1,11 @@
 """Sweeps: batches to workers, and what comes back to one table."""
 
+import inspect
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,11 +104,15 @@ def in_memory(plan: Plan, executor: Executor | None = None) -> Any:
 def carried_out(plan: Plan, boxes: Sequence[Box], executor: Executor | None = None) -> Iterator[tuple[Box, dict]]:
     """Box by box as they finish: (box, figures of the box as NumPy arrays in its shape)."""
     if executor is not None:
-        yield from _as_finished(plan, boxes, executor, ahead=2 * (os.cpu_count() or 1))
+        apart = partial(plans.alone, plan)
+        yield from as_finished(boxes, lambda box: executor.submit(batch, *apart(box)), ahead=2 * (os.cpu_count() or 1))
         return
     several = workers.ready(plan, boxes)
     with ThreadPoolExecutor(several, thread_name_prefix="jaxgd") as threads:
-        yield from _as_finished(plan, boxes, threads, ahead=2 * several)
+        batches = workers.batches(plan, boxes)
+        done = as_finished(batches, lambda some: threads.submit(workers.carried_out, plan, some), ahead=2 * several)
+        for some, figures in done:
+            yield from zip(some, figures, strict=True)
 
 
 def replay(lane: Callable[..., Descent], point: Mapping[str, Any], epochs: int) -> History:
@@ -132,7 +138,7 @@ def replay(lane: Callable[..., Descent], point: Mapping[str, Any], epochs: int) 
     if hasattr(point, "coords"):
         point = _point_of(lane, point)
     descent = lane(**{name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in point.items()})
-    return descend(descent.cost, descent.params, descent.optimizer, epochs=epochs)
+    return descend(**{name: getattr(descent, name) for name in inspect.signature(Descent).parameters}, epochs=epochs)
 
 
 def _point_of(lane: Callable[..., Descent], selection: "xarray.Dataset") -> dict[str, Any]:
@@ -152,14 +158,17 @@ def _point_of(lane: Callable[..., Descent], selection: "xarray.Dataset") -> dict
     return point
 
 
-def _as_finished(plan: Plan, boxes: Sequence[Box], executor: Executor, ahead: int) -> Iterator[tuple[Box, dict]]:
-    """Submits no more than the workers can soon do, so that memory holds a few batches, never all."""
-    waiting = iter(workers.batches(plan, boxes))
-    running: dict[Future, list[Box]] = {}
+def as_finished(work: Sequence[Any], submit: Callable[[Any], Future], ahead: int) -> Iterator[tuple[Any, Any]]:
+    """Piece by piece with what came of it.
+
+    Submits no more than the workers can soon do, so that memory holds a few batches, never all.
+    """
+    waiting = iter(work)
+    running: dict[Future, Any] = {}
     try:
         while True:
-            for batch in itertools.islice(waiting, ahead - len(running)):
-                running[executor.submit(workers.carried_out, plan, batch)] = batch
+            for piece in itertools.islice(waiting, ahead - len(running)):
+                running[submit(piece)] = piece
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -167,3 +176,8 @@ def _as_finished(plan: Plan, boxes: Sequence[Box], executor: Executor, ahead: in
     finally:
         for future in running:
             future.cancel()
+
+
+def batch(plan: Plan, box: Box) -> dict[str, np.ndarray]:
+    """Carries out the lanes of one box, wherever this process has a free device."""
+    return workers.carried_out(plan, [box])[0]

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, NEVER, OUTCOMES, PENDING, named, tolerances
 from jaxgd.plan import Each, Plan
+from jaxgd.ranges import visible
 
 if TYPE_CHECKING:
     import xarray
@@ -40,7 +41,8 @@ def variables(plan: Plan) -> dict[str, Variable]:
     )
     if plan.minima is not None and np.size(plan.minima):
         described["minimum"].attributes["known_minima"] = np.asarray(plan.minima).tolist()
-    for name, leaf in named("params", plan.outline["params"]).items() if plan.keep_params else ():
+    leaves = named("params", plan.outline["params"]) if plan.keep_params else {}
+    for name, leaf in (plan.outline["metrics"] | leaves).items():
         inner = tuple(f"{name}.{axis}" for axis in range(len(leaf.shape)))
         attributes = {"long_name": f"{name} of the last finite state"}
         described[name] = Variable(grid + inner, plan.shape + leaf.shape, np.dtype(leaf.dtype), np.nan, attributes)
@@ -164,7 +166,7 @@ def by_name(table: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
     found = {}
     for index in np.ndindex(*(table.sizes[d] for d in named)):
         part = table.isel(dict(zip(named, index, strict=True)))
-        found[", ".join(str(part[d].values) for d in named)] = part.drop_vars(named)
+        found[", ".join(visible(part[d].values) for d in named)] = part.drop_vars(named)
     return found
 
 

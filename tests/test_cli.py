@@ -613,7 +613,7 @@ def process(*words, **more):
 
 def test_interrupted_it_says_how_to_go_on(folder):
     write(folder, GOOD + "[sweep]\noptimizer.learning_rate = { geomspace = [1e-6, 0.1, 4_000_000] }")
-    running = process("run", "good.toml", "--set", "run.epochs=1000")
+    running = process("run", "good.toml", "--set", "run.epochs=10000")
     deadline = time.monotonic() + 120
     while not list(folder.glob("runs/*/results.zarr/final_cost/c/*")) and running.poll() is None:
         assert time.monotonic() < deadline

@@ -346,7 +346,7 @@ def progress_of(monkeypatch, tmp_path, *, terminal, slow, seconds=0.3):
     out = io.StringIO()
     monkeypatch.setattr(cli, "_SLOW", slow)
     monkeypatch.setattr(cli, "_console", lambda stderr: Console(file=out, force_terminal=terminal, width=80))
-    monkeypatch.setattr(run, "carry_out", lambda prepared, progress: (progress(64, 300), time.sleep(seconds)))
+    monkeypatch.setattr(run, "carry_out", lambda prepared, progress, cluster: (progress(64, 300), time.sleep(seconds)))
     cli._carry_out(run.prepared(a_file(tmp_path, SWEEP), runs=tmp_path))
     return out.getvalue()
 

@@ -3,6 +3,8 @@
 import textwrap
 from typing import Any
 
+from jaxgd.ranges import visible
+
 # After Okabe and Ito (2008), "Color Universal Design"; lightness set apart, so that outcomes differ in grey too
 COLOURS = {
     "pending": "#e6e6e6",
@@ -50,5 +52,5 @@ RC = {
 def titled(figure: Any, title: str) -> Any:
     """The figure with its title on the left, in as many lines as it needs."""
     across = int(figure.get_size_inches()[0] * 10)  # letters of this size to the inch, with room to spare
-    figure.suptitle(textwrap.fill(title, across), x=0.01, ha="left")
+    figure.suptitle(textwrap.fill(visible(title), across), x=0.01, ha="left", parse_math=False)
     return figure

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxgd.outcome import CONVERGED, OUTCOMES
+from jaxgd.ranges import visible
 from jaxgd.show.style import COLOURS, MEANINGS
 from jaxgd.table import REPLICATES, best, by_name, edges, epochs_missing
 
@@ -57,7 +58,7 @@ def setting(lane: "xarray.Dataset") -> str:
     for name in lane.coords:
         value = lane[name].values
         if value.ndim == 0 and not (isinstance(value.item(), float) and np.isnan(value.item())):
-            said.append(f"{name} = {value.item() if value.dtype.kind != 'f' else f'{value.item():.6g}'}")
+            said.append(f"{name} = {visible(value.item()) if value.dtype.kind != 'f' else f'{value.item():.6g}'}")
     return ", ".join(said) or "the only one"
 
 
