@@ -172,7 +172,7 @@ def as_finished(work: Sequence[Any], submit: Callable[[Any], Future], ahead: int
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield from zip(running.pop(future), future.result(), strict=True)
+                yield running.pop(future), future.result()
     finally:
         for future in running:
             future.cancel()
