@@ -172,11 +172,12 @@ def run(
     set: Settings = None,
     open: Annotated[bool, typer.Option("--open", help="Open the report when done.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help=_FRESH_HELP)] = False,
+    figures: Annotated[str, typer.Option(metavar="png|svg|pdf", help="What kind of files the pictures are.")] = "png",
     cluster: Annotated[str | None, typer.Option(metavar="ADDRESS", help=_CLUSTER_HELP)] = None,
 ) -> None:
     """Carry out a config, and show what came of it.
 
-    Every descent, what became of each, a picture and a report. Goes on where an earlier run of the same
+    Every descent, what became of each, pictures and a report. Goes on where an earlier run of the same
     config left off, and repeats nothing.
     """
     from jaxgd import run as runs
@@ -184,6 +185,8 @@ def run(
     from jaxgd.show import report as reports
     from jaxgd.show import tables
 
+    if figures not in (kinds := ("png", "svg", "pdf")):
+        raise BadInput(f"--figures {figures}: can be {', '.join(kinds)}")
     began = time.perf_counter()
     prepared = runs.prepared(config, set or ())
     if fresh and (earlier := runs.set_aside(prepared)):
@@ -195,7 +198,7 @@ def run(
             print(line)
         print()
     title = prepared.config.title or config.stem
-    picture = _picture(prepared.folder, table, paths, title)
+    pictures = _pictures(prepared.folder, table, paths, title, figures)
     page = reports.write([prepared.folder])
     out = _console()
     lanes = f"{prepared.plan.lanes:,}".replace(",", " ")
@@ -203,6 +206,7 @@ def run(
     took = f"{time.perf_counter() - began:.1f} s"
     out.print(f"{lanes} lane{'s' * (prepared.plan.lanes > 1)}, up to {prepared.plan.epochs} epochs, {took}\n")
     out.print(tables.closing(table, prepared.config.run.select))
+    picture = f"{pictures[0]}{_others(pictures)}"
     for label, path in (("results", prepared.folder), ("picture", picture), ("report ", page)):
         gap = "\n" * (label == "results")
         out.print(f"{gap}[bold]{label}[/]  {_plain(path)}", soft_wrap=True)
@@ -456,13 +460,17 @@ def _carry_out(prepared: Any, cluster: str | None = None) -> None:
             bar.stop()
 
 
-def _picture(folder: Path, table: Any, paths: Any, title: str) -> Path:
-    from jaxgd.show import plots
+def _others(pictures: list[Path]) -> str:
+    """What lies beside the first picture."""
+    return f"  (beside it: {', '.join(path.stem for path in pictures[1:])})" if pictures[1:] else ""
 
-    path = folder / "figures" / "overview.png"
-    path.parent.mkdir(exist_ok=True)
-    plots.overview(table, paths, title).savefig(path)
-    return path
+
+def _pictures(folder: Path, table: Any, paths: Any, title: str, kind: str) -> list[Path]:
+    from jaxgd import store
+    from jaxgd.show import gallery
+
+    figures = gallery.fitting(table, paths, store.opened_surface(folder), title)
+    return gallery.written(folder / "figures", figures, kind)
 
 
 def _console(stderr: bool = False, width: int | None = None) -> Any:

@@ -9,6 +9,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 hypothesis.settings.register_profile("jaxgd", deadline=None)  # the first example compiles
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=10_000)
 hypothesis.settings.load_profile("jaxgd")
 
 
