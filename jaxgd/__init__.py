@@ -18,6 +18,8 @@ _BOTH = ("sweep",)  # rooms called like a function of theirs, which is what the 
 
 
 def __getattr__(name: str) -> Any:
+    if name == "show":  # a room that is used by its name: jaxgd.show.overview(table)
+        return import_module("jaxgd.show")
     if name in _BOTH or name == "__all__" or not (name.startswith("__") or find_spec(f"jaxgd.{name}")):
         public = import_module("jaxgd.public")
         if name in ("__all__", *public.__all__):
@@ -26,7 +28,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return ["__version__", *import_module("jaxgd.public").__all__]
+    return ["__version__", "show", *import_module("jaxgd.public").__all__]
 
 
 class _Package(ModuleType):

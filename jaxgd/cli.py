@@ -2,13 +2,16 @@
 
 import errno
 import functools
+import hashlib
 import math
 import os
+import platform
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +34,7 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE"
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN_HELP, show_default=False)]
 _SLOW = 1.0  # seconds from which progress is shown
+_WORTH_KEEPING = 0.1  # seconds of compiling from which a program is kept
 _INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -45,7 +49,36 @@ class Interrupted(Exception):
 
 def main() -> None:
     """The console command."""
+    _keep_programs()
     sys.exit(answered())
+
+
+def _keep_programs() -> None:
+    """Has JAX keep compiled programs in the user's cache folder, so that a second run of a config starts at once.
+
+    One folder for each version of Python and of JAX and each kind of machine. Where it can't be written
+    there is no cache. JAX_COMPILATION_CACHE_DIR names another, JAX_ENABLE_COMPILATION_CACHE=0 turns it off.
+    """
+    known = "-".join(map(metadata.version, ("jax", "jaxlib")))
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgd" / f"{known}-{_machine()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(_WORTH_KEEPING))
+
+
+def _machine() -> str:
+    """A short name for what a program is compiled for: a home folder may be shared by machines of several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    told = "\n".join([platform.machine(), platform.processor(), platform.python_version(), *features])
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def answered(words: list[str] | None = None) -> int:
@@ -139,11 +172,12 @@ def run(
     set: Settings = None,
     open: Annotated[bool, typer.Option("--open", help="Open the report when done.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help=_FRESH_HELP)] = False,
+    figures: Annotated[str, typer.Option(metavar="png|svg|pdf", help="What kind of files the pictures are.")] = "png",
     cluster: Annotated[str | None, typer.Option(metavar="ADDRESS", help=_CLUSTER_HELP)] = None,
 ) -> None:
     """Carry out a config, and show what came of it.
 
-    Every descent, what became of each, a picture and a report. Goes on where an earlier run of the same
+    Every descent, what became of each, pictures and a report. Goes on where an earlier run of the same
     config left off, and repeats nothing.
     """
     from jaxgd import run as runs
@@ -151,6 +185,8 @@ def run(
     from jaxgd.show import report as reports
     from jaxgd.show import tables
 
+    if figures not in (kinds := ("png", "svg", "pdf")):
+        raise BadInput(f"--figures {figures}: can be {', '.join(kinds)}")
     began = time.perf_counter()
     prepared = runs.prepared(config, set or ())
     if fresh and (earlier := runs.set_aside(prepared)):
@@ -162,7 +198,7 @@ def run(
             print(line)
         print()
     title = prepared.config.title or config.stem
-    picture = _picture(prepared.folder, table, paths, title)
+    pictures = _pictures(prepared.folder, table, paths, title, figures)
     page = reports.write([prepared.folder])
     out = _console()
     lanes = f"{prepared.plan.lanes:,}".replace(",", " ")
@@ -170,6 +206,7 @@ def run(
     took = f"{time.perf_counter() - began:.1f} s"
     out.print(f"{lanes} lane{'s' * (prepared.plan.lanes > 1)}, up to {prepared.plan.epochs} epochs, {took}\n")
     out.print(tables.closing(table, prepared.config.run.select))
+    picture = f"{pictures[0]}{_others(pictures)}"
     for label, path in (("results", prepared.folder), ("picture", picture), ("report ", page)):
         gap = "\n" * (label == "results")
         out.print(f"{gap}[bold]{label}[/]  {_plain(path)}", soft_wrap=True)
@@ -203,13 +240,13 @@ def check(
         return
     prepared = runs.prepared(config, set or ())
     plan = prepared.plan
+    size = math.prod(plan.chunk)
     axes = " × ".join(f"{d.name} {d.size}" for d in plan.dimensions) or "a single descent"
     done = "finished or begun already" if prepared.folder.exists() else "new"
     out = _console()
     out.print(f"{_plain(config)}: good", soft_wrap=True)
     out.print(f"[bold]lanes[/]    {plan.lanes}  ({axes})")
     out.print(f"[bold]epochs[/]   {plan.epochs} each at most, {plan.lanes * plan.epochs:.3g} updates in all")
-    size = math.prod(plan.chunk)
     out.print(f"[bold]batches[/]  {len(plan.boxes())}, of up to {size} lanes in blocks of {plan.block}")
     out.print(f"[bold]memory[/]   about {budget.in_bytes(budget.working(plan))} per worker")
     out.print(f"[bold]disk[/]     {budget.in_bytes(budget.stored(plan))} before compression")
@@ -423,13 +460,17 @@ def _carry_out(prepared: Any, cluster: str | None = None) -> None:
             bar.stop()
 
 
-def _picture(folder: Path, table: Any, paths: Any, title: str) -> Path:
-    from jaxgd.show import plots
+def _others(pictures: list[Path]) -> str:
+    """What lies beside the first picture."""
+    return f"  (beside it: {', '.join(path.stem for path in pictures[1:])})" if pictures[1:] else ""
 
-    path = folder / "figures" / "overview.png"
-    path.parent.mkdir(exist_ok=True)
-    plots.overview(table, paths, title).savefig(path)
-    return path
+
+def _pictures(folder: Path, table: Any, paths: Any, title: str, kind: str) -> list[Path]:
+    from jaxgd import store
+    from jaxgd.show import gallery
+
+    figures = gallery.fitting(table, paths, store.opened_surface(folder), title)
+    return gallery.written(folder / "figures", figures, kind)
 
 
 def _console(stderr: bool = False, width: int | None = None) -> Any:

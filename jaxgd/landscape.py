@@ -224,11 +224,12 @@ class _Seen(NamedTuple):
     ends: Float[np.ndarray, "tame param"]  # of the paths that came no higher than they started, the best first
     points: Float[np.ndarray, "point param"]  # of all paths
     tame: Float[np.ndarray, "some param"]  # of the paths in `ends`
+    best: Float[np.ndarray, "few param"]  # of the first of them
 
 
 def _seen(paths: "xarray.Dataset | None", count: int) -> _Seen:
     if paths is None:
-        return _Seen(*[np.zeros((0, count))] * 4)
+        return _Seen(*[np.zeros((0, count))] * 5)
     points, costs = _flattened(paths), paths["cost"].values.astype(float)
     finite = np.isfinite(points).all(axis=-1) & np.isfinite(costs)
     begun = finite.any(axis=1)
@@ -238,8 +239,8 @@ def _seen(paths: "xarray.Dataset | None", count: int) -> _Seen:
     row = np.arange(len(points))
     tame = (costs[row, last] <= costs[row, first]) & (paths["outcome"].values[begun] != DIVERGED)
     order = np.flatnonzero(tame)[np.argsort(costs[row, last][tame], kind="stable")]
-    every = points[finite]
-    return _Seen(points[row, first], points[order, last[order]], every, points[tame][finite[tame]])
+    best = points[order[:1]][finite[order[:1]]]
+    return _Seen(points[row, first], points[order, last[order]], points[finite], points[tame][finite[tame]], best)
 
 
 def _flattened(paths: "xarray.Dataset") -> Float[np.ndarray, "path epoch param"]:
@@ -287,8 +288,8 @@ def _plane(seen: _Seen, reached: np.ndarray, flat: np.ndarray, names: list[str],
         spread, kind = values**2 / (values**2).sum(), "principal"
         directions = directions[: 2 if len(spread) > 1 and spread[1] > _NO_SPREAD else 1]
     labels = [
-        f"{word} principal direction of the paths ({100 * share:.3g} % of their spread)"
-        for word, share, _ in zip(("first", "second"), spread, directions, strict=False)
+        f"{word} principal direction ({100 * share:.3g} % of the spread)"
+        for word, share, _ in zip(("1st", "2nd"), spread, directions, strict=False)
     ]
     labels += ["a random direction", "another random direction"][: 2 - len(labels)]
     random = np.random.default_rng(seed).normal(size=(2, count))
@@ -305,17 +306,21 @@ def _box(
     seen: _Seen, reached: np.ndarray, plane: Plane, flat: np.ndarray, domain: np.ndarray | None
 ) -> Float[np.ndarray, "axis 2"]:
     """What to show along each axis: where paths start, where tame ones end, what they reach, with the minimum inside;
-    and of their ways what lies not far from there, so that one that ran away spoils nothing."""
-    starts, ends, points, minima = (plane.onto(some) for some in (seen.starts, seen.ends, seen.points, reached))
+    the best one's way; and of the others' what lies not far from there, so that one that ran away spoils nothing."""
+    best = plane.onto(seen.best)
+    starts, ends, points, minima = (
+        plane.onto(some) for some in (seen.starts, seen.ends, seen.tame if len(seen.ends) else seen.points, reached)
+    )
     core = np.concatenate([starts, ends, minima])
     if domain is not None and not len(starts):
         return domain.astype(float)
     if not len(starts):
         core = np.concatenate([core, plane.onto(flat)[None]])
     low, high = _wide(core, domain)
-    width = high - low
-    near = points[((points >= low - _NEAR * width) & (points <= high + _NEAR * width)).all(axis=1)]
-    low, high = _wide(np.concatenate([core, near]), domain)
+    reach = (_NEAR if len(ends) else 2 * _NEAR) * (high - low)
+    near = [points[_within(points, low - reach, high + reach)]]
+    near += [best[_within(best, low - _FAR * reach, high + _FAR * reach)]]
+    low, high = _wide(np.concatenate([core, *near]), domain)
     width = high - low
     if len(minima):
         outer = np.stack([minima.min(axis=0) - _INSIDE * width, minima.max(axis=0) + _INSIDE * width])
@@ -324,7 +329,11 @@ def _box(
     return np.stack([low - _MARGIN * width, high + _MARGIN * width], axis=1)
 
 
-_NEAR, _INSIDE, _MARGIN = 1.5, 0.25, 0.06  # in widths of what is shown
+_NEAR, _FAR, _INSIDE, _MARGIN = 0.75, 10, 0.25, 0.06  # in widths of what is shown; _FAR, in nears
+
+
+def _within(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    return ((points >= low) & (points <= high)).all(axis=1)
 
 
 def _wide(points: np.ndarray, domain: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -53,7 +53,7 @@ def planned(config: Config, where: str, folder: Path) -> plans.Plan:
             raise ConfigError(f"{where}: {_not_traced(config, error)}") from error
         except (TypeError, ValueError, IndexError) as error:  # what Descent, its cost or the optimizer refuse
             raise ConfigError(f"{where}: {_place(error, folder)}{error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not (place := _place(error, folder)):
                 raise
             raise ConfigError(f"{where}: {place}{type(error).__name__}: {error}") from error

@@ -189,3 +189,33 @@ def test_memory_is_what_the_machine_has(monkeypatch):
     assert 1e8 < budget.memory() < 1e16
     with pytest.raises(ConfigError, match="4 097 programs"):
         budget.check_programs(4097)
+
+
+ODD = """
+import jax.numpy as jnp
+
+def leaving(x):
+    raise SystemExit(3)
+
+def cost_nowhere(x):
+    return jnp.where(x < 2, jnp.nan, x**2)
+
+def gradient_nowhere(x):
+    return jnp.sqrt(jnp.abs(x - 3))
+"""
+
+
+@pytest.mark.parametrize(
+    "name, code, said",
+    [
+        ("leaving", 2, "model.py, line 5: SystemExit: 3"),
+        ("cost_nowhere", 0, "1 where the cost is not finite"),
+        ("gradient_nowhere", 0, "1 where the gradient is not finite"),
+    ],
+)
+def test_odd_costs_are_said_plainly(folder, name, code, said):
+    (folder / "model.py").write_text(ODD)
+    text = GOOD.replace('expression = "x**2 + 5"', f'function = "model:{name}"')
+    (folder / "odd.toml").write_text(text + "[sweep]\nstart.x = { values = [1.0, 3.0] }\n")
+    answer = command("run", "odd.toml")
+    assert answer.code == code and said in " ".join((answer.out + answer.err).split())

@@ -83,7 +83,7 @@ def test_many_params_are_cut_along_the_paths():
     points = np.stack([[3 * t * along + t**2 * across for t in np.linspace(1, 0, 20)]])
     found = landscape.surface(bowl, jnp.zeros(1000), paths_of(points))
     assert found["cost"].attrs["kind"] == "principal"
-    assert "first principal direction of the paths (9" in found.x.attrs["long_name"]
+    assert "1st principal direction (9" in found.x.attrs["long_name"]
     np.testing.assert_allclose(found["direction"].values @ found["direction"].values.T, np.eye(2), atol=1e-12)
     on_it = landscape.projected(found, paths_of(points))
     np.testing.assert_allclose(np.linalg.norm(on_it, axis=-1), np.linalg.norm(points, axis=-1), atol=1e-9)

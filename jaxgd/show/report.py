@@ -94,6 +94,15 @@ def _path(folders: Sequence[Path]) -> Path:
     return folders[0].parent / f"{names}.html"
 
 
+def _finite(data: Any) -> Any:
+    """The same with null for what is no finite number, which JSON can't say."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, (float, np.floating)) and not np.isfinite(data) else data
+
+
 def page(results: Sequence[Result]) -> str:
     """The page as HTML: words and tables as text, whatever is drawn as data beside the scripts that draw it."""
     runs = [_run(f"run{i}", result, MOST_LANES // len(results)) for i, result in enumerate(results)]
@@ -106,7 +115,7 @@ def page(results: Sequence[Result]) -> str:
         colours={"light": COLOURS, "dark": DARK},
         script="\n".join(map(_text, _SCRIPTS)),
         plotly=_plotly(),
-        data=_packed(json.dumps(data, allow_nan=False, separators=(",", ":"), default=_plain)),
+        data=_packed(json.dumps(_finite(data), allow_nan=False, separators=(",", ":"), default=_plain)),
     )
 
 

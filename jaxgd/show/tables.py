@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from jaxgd.outcome import CONVERGED, OUTCOMES
+from jaxgd.outcome import CONVERGED, OUTCOMES, PENDING
 from jaxgd.ranges import visible
 from jaxgd.show.style import COLOURS, MEANINGS
 from jaxgd.table import REPLICATES, best, by_name, edges, epochs_missing
@@ -40,6 +40,7 @@ def closing(table: "xarray.Dataset", select: str) -> Group:
         ("lowest" if varies_start(table) else "best", _bests(rows, select)),
         ("edge", _edges(rows)),
         ("missing", _missing(rows)),
+        ("start", _begun_nowhere(rows)),
     ):
         for i, (name, text) in enumerate(entries):
             cells = [Text(name), Text(text)] if len(rows) > 1 else [Text(text)]
@@ -184,6 +185,19 @@ def _limit_words(table: "xarray.Dataset", along: str) -> list[str]:
 
 def _span(low: Any, high: Any) -> str:
     return f"{low:.6g}" + (f" … {high:.6g}" if high > low else "")
+
+
+def _begun_nowhere(rows: dict[str, "xarray.Dataset"]) -> list[tuple[str, str]]:
+    """How many lanes had no finite cost, or no finite gradient, to begin with, for each name."""
+    found = []
+    for name, table in list(rows.items())[:_MOST_NAMES]:
+        ran = table["outcome"].values != PENDING
+        cost = np.isfinite(table["start_cost"].values)
+        counts = {"cost": ran & ~cost, "gradient": ran & cost & ~np.isfinite(table["start_gradient_norm"].values)}
+        said = [f"{thousands(w.sum())} where the {what} is not finite" for what, w in counts.items() if w.any()]
+        if said:
+            found.append((name, f"of the lanes, {' and '.join(said)}"))
+    return found
 
 
 def _missing(rows: dict[str, "xarray.Dataset"]) -> list[tuple[str, str]]:

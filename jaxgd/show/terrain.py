@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 _HALO = [Stroke(linewidth=3, foreground="white"), Normal()]
 _FAR = 20  # widths of the picture beyond which a path is cut: what ran away has no place on a page
-_RUGGED, _GENTLE = 20, 4  # times its middle that a surface may rise before heights are logarithmic, by how it is seen
+_RUGGED, _GENTLE = 200, 4  # times its middle that a surface may rise before heights are logarithmic, by how it is seen
 _FEW, _MANY = 4, 48
+_RESTLESS = 8  # widths of the picture that a path may be long before it is drawn as a thin line
 
 
 def surface(surface: "xarray.Dataset", paths: "xarray.Dataset | None" = None, title: str = "") -> Figure:
@@ -45,7 +46,7 @@ def contours(surface: "xarray.Dataset", paths: "xarray.Dataset | None" = None, t
         figure = Figure(figsize=(7.2, 4.8))
         axes, ground = figure.subplots(), Ground(surface, _GENTLE)
         draw_ground(axes, ground)
-        balls = balls_of(surface, paths, _MANY if ground.is_plane and not _named(paths) else _FEW)
+        balls = balls_of(surface, paths, _MANY if ground.is_plane and _starts_vary(surface, paths) else _FEW)
         for ball in balls:
             lift(axes, ground, ball, thin=len(balls) > _FEW)
         _legend(figure, axes, balls)
@@ -109,14 +110,16 @@ def draw_ground(axes: Axes, ground: Ground) -> None:
         axes.zaxis.set_major_formatter(as_cost)
         axes.zaxis.set_major_locator(MaxNLocator(5, integer=relief.log))
         axes.view_init(elev=38, azim=_seen_from(relief.height))
-        axes.set_box_aspect((1, 1, 0.62), zoom=0.92)
+        wrapped = "\n" in axes.get_xlabel() + axes.get_ylabel()
+        axes.set_box_aspect((1, 1, 0.62), zoom=0.78 if wrapped else 0.92)  # labels hang out of the box
         axes.plot(minima[:, 0], minima[:, 1], costs, label="minimum" if len(minima) else None, zorder=5, **star)
         return
     levels = np.linspace(low, high, 15)
-    filled = axes.contourf(ground.x, ground.y, relief.height, levels, cmap="viridis", extend="both")
+    filled = axes.contourf(ground.x, ground.y, relief.height, levels, cmap="viridis")
     axes.contour(ground.x, ground.y, relief.height, levels, colors="white", linewidths=0.4, linestyles="solid")
-    bar = axes.figure.colorbar(filled, ax=axes, label=ground.label, format=as_cost)
-    bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=relief.log and high - low > 2))
+    ticks = MaxNLocator(6, integer=relief.log and high - low > 2).tick_values(low, high)
+    ticks = ticks[(ticks >= low) & (ticks <= high)]
+    axes.figure.colorbar(filled, ax=axes, label=ground.label, ticks=ticks, format=as_cost, spacing="proportional")
     axes.plot(minima[:, 0], minima[:, 1], label="minimum" if len(minima) else None, zorder=5, **star)
 
 
@@ -188,8 +191,16 @@ def _within_sight(surface: "xarray.Dataset", positions: np.ndarray, end: str) ->
     return kept
 
 
+def _starts_vary(surface: "xarray.Dataset", paths: "xarray.Dataset | None") -> bool:
+    if paths is None or _named(paths):
+        return False
+    starts = projected(surface, paths)[:, 0]
+    return len(np.unique(starts[np.isfinite(starts).all(axis=1)], axis=0)) > 2
+
+
 def representative(paths: "xarray.Dataset", count: int) -> list[int]:
-    """The best path of each name; or the best, then by turns some of each outcome, spread."""
+    """The best path of each name; or the best, then by turns some of each outcome, spread, of those that ran away the
+    slowest."""
     codes, costs = paths["outcome"].values, last_costs(paths)
     order = np.lexsort((costs, codes == DIVERGED))
     if name := _named(paths):
@@ -197,11 +208,12 @@ def representative(paths: "xarray.Dataset", count: int) -> list[int]:
         return sorted({str(names[place]): int(place) for place in order[::-1]}.values())[:count]
     if len(codes) <= count:
         return list(range(len(codes)))
-    groups = [np.flatnonzero(codes == code) for code in dict.fromkeys(codes[order].tolist())]
-    share = max(1, count // len(groups))
-    spread = [group[np.unique(np.linspace(0, len(group) - 1, share + 2).round().astype(int))][1:-1] for group in groups]
-    spread = [part if len(part) else group[:1] for part, group in zip(spread, groups, strict=True)]
-    return sorted(list(dict.fromkeys([int(order[0]), *(int(p) for part in spread for p in part)]))[:count])
+    groups = [order[codes[order] == code] for code in dict.fromkeys([DIVERGED, *codes[order].tolist()])]
+    share = -(-count // len(groups))
+    queues = [group[: share if codes[group[0]] == DIVERGED else None] for group in groups if len(group)]
+    spread = [queue[np.linspace(0, len(queue) - 1, share + 2).round().astype(int)[1:-1]] for queue in queues]
+    turns = [int(queue[turn]) for turn in range(share) for queue in spread]
+    return sorted(list(dict.fromkeys([int(order[0]), *turns]))[:count])
 
 
 def last_costs(paths: "xarray.Dataset") -> np.ndarray:
@@ -238,7 +250,11 @@ def lift(axes: Axes, ground: Ground, ball: Ball, upto: int | None = None, thin: 
     there = np.isfinite(positions).all(axis=1)
     columns = [column[there] for column in positions.T]
     heights = ground.of(costs[: len(positions)])[there]
-    line = {"color": ball.colour, "linestyle": ball.dash, "linewidth": 1.1 if thin else 2}
+    scales = [scale for scale in (ground.x, ground.y) if scale is not None]
+    steps = np.diff(np.stack(columns), axis=1) / [[scale[-1] - scale[0]] for scale in scales]
+    swings = np.linalg.norm(steps, axis=0).sum() > _RESTLESS
+    line = {"color": "black" if thin else ball.colour, "linestyle": "-" if swings else ball.dash}
+    line["linewidth"] = 0.8 if thin else 0.6 if swings else 2
     mark = {
         "marker": MARKS[ball.outcome],
         "color": ball.colour,
@@ -247,7 +263,7 @@ def lift(axes: Axes, ground: Ground, ball: Ball, upto: int | None = None, thin: 
     }
     if MARKS[ball.outcome] == "x":
         mark |= {"markeredgecolor": ball.colour, "markeredgewidth": 2}
-    halo = {} if thin else {"path_effects": _HALO}
+    halo = {} if thin or swings else {"path_effects": _HALO}
     if axes.name == "3d":
         low, high = ground.relief[-2:]
         inside = (heights <= high) & ground.holds(positions[there])
@@ -269,5 +285,5 @@ def _legend(figure: Figure, axes: Axes, balls: list[Ball]) -> None:
     entries = dict(zip(labels, handles, strict=True))
     entries = {label: entries[label] for label in entries if label}
     if entries:
-        across = max(1, int(figure.get_size_inches()[0] * 10) // (max(map(len, entries)) + 9))
+        across = max(1, int(figure.get_size_inches()[0] * 13) // (max(map(len, entries)) + 6))
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), across))
