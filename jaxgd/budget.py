@@ -63,7 +63,9 @@ def check_plan(plan: Plan) -> None:
         "sweep", (plan.lanes, "lanes"), (stored(plan) // plan.lanes, "bytes, with params and records of the cost")
     )
     _refuse_over_memory(
-        "start", (plan.blocks * plan.block, "lanes side by side"), (_lane_bytes(plan), "bytes of params and state")
+        "start",
+        (plan.blocks(devices=1) * plan.block, "lanes side by side"),
+        (_lane_bytes(plan), "bytes of params and state"),
     )
 
 
@@ -74,7 +76,7 @@ def stored(plan: Plan) -> int:
 
 def working(plan: Plan) -> int:
     """Bytes that a worker needs, about."""
-    return plan.blocks * plan.block * _lane_bytes(plan)
+    return plan.blocks(devices=1) * plan.block * _lane_bytes(plan)
 
 
 def programs(values: Iterable[object]) -> int:

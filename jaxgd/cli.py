@@ -2,13 +2,16 @@
 
 import errno
 import functools
+import hashlib
 import math
 import os
+import platform
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +34,7 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE"
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN_HELP, show_default=False)]
 _SLOW = 1.0  # seconds from which progress is shown
+_WORTH_KEEPING = 0.1  # seconds of compiling from which a program is kept
 _INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -45,7 +49,36 @@ class Interrupted(Exception):
 
 def main() -> None:
     """The console command."""
+    _keep_programs()
     sys.exit(answered())
+
+
+def _keep_programs() -> None:
+    """Has JAX keep compiled programs in the user's cache folder, so that a second run of a config starts at once.
+
+    One folder for each version of Python and of JAX and each kind of machine. Where it can't be written
+    there is no cache. JAX_COMPILATION_CACHE_DIR names another, JAX_ENABLE_COMPILATION_CACHE=0 turns it off.
+    """
+    known = "-".join(map(metadata.version, ("jax", "jaxlib")))
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgd" / f"{known}-{_machine()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(_WORTH_KEEPING))
+
+
+def _machine() -> str:
+    """A short name for what a program is compiled for: a home folder may be shared by machines of several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    told = "\n".join([platform.machine(), platform.processor(), platform.python_version(), *features])
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def answered(words: list[str] | None = None) -> int:
@@ -207,13 +240,13 @@ def check(
         return
     prepared = runs.prepared(config, set or ())
     plan = prepared.plan
+    size = math.prod(plan.chunk)
     axes = " × ".join(f"{d.name} {d.size}" for d in plan.dimensions) or "a single descent"
     done = "finished or begun already" if prepared.folder.exists() else "new"
     out = _console()
     out.print(f"{_plain(config)}: good", soft_wrap=True)
     out.print(f"[bold]lanes[/]    {plan.lanes}  ({axes})")
     out.print(f"[bold]epochs[/]   {plan.epochs} each at most, {plan.lanes * plan.epochs:.3g} updates in all")
-    size = math.prod(plan.chunk)
     out.print(f"[bold]batches[/]  {len(plan.boxes())}, of up to {size} lanes in blocks of {plan.block}")
     out.print(f"[bold]memory[/]   about {budget.in_bytes(budget.working(plan))} per worker")
     out.print(f"[bold]disk[/]     {budget.in_bytes(budget.stored(plan))} before compression")

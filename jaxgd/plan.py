@@ -5,9 +5,10 @@ import inspect
 import itertools
 import math
 import uuid
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,9 @@ from jaxgd.outcome import FIGURES
 _BATCH_BYTES = 1 << 27  # of params, state, figures and histories that a batch may hold
 _LANE_EPOCHS = 100_000_000  # of a small cost, about a second of one core: what a batch should take
 _FEWEST_BATCHES = 32  # so that free workers find a next one while slow lanes go on
+_ON_ACCELERATORS = (
+    64  # times as many bytes and lane-epochs to a batch: a step costs them a launch, however few its lanes
+)
 
 Box = tuple[slice, ...]  # one slice per dimension of the grid
 
@@ -94,39 +98,59 @@ class Plan:
     @cached_property
     def block(self) -> int:
         """Lanes per block, no more than there are for one program."""
-        lane_bytes = bytes_of(self.outline) + bytes_of(self.outline["params"])
         most = math.prod(dimension.size for dimension in self.dimensions if not dimension.static)
-        return min(engine.block_size(lane_bytes, jax.default_backend()), max(64, 1 << (most - 1).bit_length()))
+        platform = jax.default_backend()
+        return min(engine.block_size(self._moving_bytes, platform), max(64, 1 << (most - 1).bit_length()))
 
     @cached_property
-    def blocks(self) -> int:
-        """Blocks per batch: all programs of the sweep have room for its largest box."""
-        return 1 << (-(-math.prod(self.chunk) // self.block) - 1).bit_length()
+    def grain(self) -> int:
+        """Lanes that a box holds at least: a block of a core's."""
+        return engine.block_size(self._moving_bytes)
 
     @cached_property
     def chunk(self) -> tuple[int, ...]:
-        """The batch's extent along each dimension; whole along the last ones, where neighbours lie."""
-        lane_bytes = bytes_of(self.outline) + 8 * (len(FIGURES) + len(self.records))
-        most = min(_BATCH_BYTES // lane_bytes, _LANE_EPOCHS // self.epochs, -(-self.lanes // _FEWEST_BATCHES))
-        room = max(self.block, most // self.block * self.block)
+        """A box's extent along each dimension; whole along the last ones, where neighbours lie.
+
+        The sweep alone decides it, not where it runs: so a run goes on anywhere in the boxes it began with.
+        """
+        room = max(self.grain, min(self._most, -(-self.lanes // _FEWEST_BATCHES)) // self.grain * self.grain)
         chunk = []
         for dimension in reversed(self.dimensions):
             chunk.append(1 if dimension.static else max(1, min(dimension.size, room)))
             room //= chunk[-1]
         return tuple(reversed(chunk))
 
+    def together(self, devices: int) -> int:
+        """Boxes per batch: one for a core; for accelerators, as many as keep one busy and leave none without."""
+        if jax.default_backend() == "cpu":
+            return 1
+        pairs = zip(self.dimensions, self.chunk, strict=True)
+        of_a_program = math.prod(-(-dimension.size // size) for dimension, size in pairs if not dimension.static)
+        return max(1, min(_ON_ACCELERATORS * self._most // math.prod(self.chunk), -(-of_a_program // devices)))
+
+    def blocks(self, devices: int) -> int:
+        """Blocks per batch: all programs of the sweep have room for its largest one."""
+        return 1 << (-(-self.together(devices) * math.prod(self.chunk) // self.block) - 1).bit_length()
+
+    @cached_property
+    def lane_bytes(self) -> int:
+        """Of params, state, figures and history."""
+        return bytes_of(self.outline) + 8 * (len(FIGURES) + len(self.records))
+
+    @property
+    def _moving_bytes(self) -> int:
+        return bytes_of(self.outline) + bytes_of(self.outline["params"])
+
+    @property
+    def _most(self) -> int:
+        """Lanes that a batch may have on a core, however many there are."""
+        return min(_BATCH_BYTES // self.lane_bytes, _LANE_EPOCHS // self.epochs)
+
     @cached_property
     def key(self) -> str:
-        """Names the sweep's programs wherever the plan goes: a lane is traced once, as `jax.jit` traces a function."""
-        leaves, tree = jax.tree.flatten(arguments(self))
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        axes = [values for dimension in self.dimensions for values in dimension.axes.values()]
-        static = tuple((type(v), v) for values in axes if isinstance(values, Each) for v in values.values)
-        sizes = (self.block, self.blocks, len(self.records), self.target > -math.inf, self.x64)
-        try:
-            return _key(self.lane, static, tree, shapes, sizes)
-        except TypeError:  # values that can't be hashed are not remembered
-            return uuid.uuid4().hex
+        """Names the sweep's programs wherever the plan goes."""
+        kind = (self.block, self.blocks(devices=1), len(self.records), self.target > -math.inf)
+        return _remembered(self, ("key", *kind), lambda: uuid.uuid4().hex)
 
     def boxes(self) -> list[Box]:
         """The grid, divided into batches."""
@@ -134,9 +158,23 @@ class Plan:
         return list(itertools.product(*steps))
 
 
-@lru_cache(maxsize=64)
-def _key(*of: Any) -> str:
-    return uuid.uuid4().hex
+_memory: weakref.WeakKeyDictionary[Callable, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+
+def _remembered(plan: Plan, what: Any, find: Callable[[], Any]) -> Any:
+    """What `find` found out about a plan's lane over such axes: it is traced once, as `jax.jit` traces a function."""
+    leaves, tree = jax.tree.flatten(arguments(plan))
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    axes = [values for dimension in plan.dimensions for values in dimension.axes.values()]
+    static = tuple((type(v), v) for values in axes if isinstance(values, Each) for v in values.values)
+    try:
+        known, key = _memory.setdefault(plan.lane, {}), (what, static, tree, shapes, plan.x64)
+        hash(key)
+    except TypeError:  # values that can't be hashed are not remembered
+        return find()
+    if key not in known:
+        known[key] = find()
+    return known[key]
 
 
 def planned(
@@ -352,7 +390,7 @@ def alone(plan: Plan, box: Box) -> tuple[Plan, Box]:
     absent = None if plan.absent is None else plan.absent[box[: plan.absent.ndim]]
     small = replace(plan, dimensions=dimensions, labels={}, absent=absent)
     program = [along.start for dimension, along in zip(plan.dimensions, box, strict=True) if dimension.static]
-    known = {name: getattr(plan, name) for name in ("outline", "block", "blocks", "chunk")}
+    known = {name: getattr(plan, name) for name in ("outline", "block", "chunk")}
     vars(small).update(known, key=f"{plan.key} {program}")  # not reckoned again from its own size
     return small, tuple(slice(0, along.stop - along.start) for along in box)
 
@@ -387,8 +425,11 @@ def outline(plan: Plan, index: tuple[int, ...]) -> dict[str, PyTree]:
         one = opened(bound(plan, index)(**arguments))
         return {"params": one.params, "state": one.init(one.params), "metrics": one.metrics(one.params)}
 
-    with jax.enable_x64(plan.x64), plain_words():
-        return jax.eval_shape(first_state, arguments(plan))
+    def found():
+        with jax.enable_x64(plan.x64), plain_words():
+            return jax.eval_shape(first_state, arguments(plan))
+
+    return _remembered(plan, ("outline", index), found)
 
 
 def bytes_of(tree: PyTree) -> int:

@@ -217,7 +217,7 @@ def compiled(function: Callable[..., Any], inputs: PyTree, device: Any) -> Progr
     tree = jax.tree.structure(outputs)
 
     def run(*inputs):
-        return tree.unflatten(executable(constants, *jax.device_put(jax.tree.leaves(inputs), device)))
+        return tree.unflatten(executable(constants, *jax.tree.leaves(inputs)))
 
     return Program(run, calls_back)
 

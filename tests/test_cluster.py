@@ -40,7 +40,7 @@ optimizers.learning_rate = { geomspace = [1e-2, 2, 64] }
 def prepared(tmp_path, monkeypatch):
     """16 batches of two programs."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Plan, "block", 64)
+    monkeypatch.setattr(Plan, "grain", 64)
     (tmp_path / "mine.toml").write_text(CONFIG)
     return run.prepared(Path("mine.toml"))
 

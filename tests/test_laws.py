@@ -65,6 +65,33 @@ def test_order_and_neighbours_change_no_bit(lanes, random):
     same_bits(swept(*zip(lanes[alone])), table.isel(learning_rate=[alone]))
 
 
+CHAOTIC = {
+    "gradient descent": optax.sgd,
+    "momentum": lambda rate: jaxgd.momentum(rate, 0.9),
+    "adam": optax.adam,
+}
+
+
+@pytest.mark.parametrize("name", CHAOTIC)
+@settings(max_examples=4)
+@given(st.integers(257, 511), st.randoms(use_true_random=False))
+def test_company_changes_no_bit_of_a_chaotic_descent(name, size, random):
+    """On the rippled bowl the last bit of any epoch decides all that follow: were one rounded otherwise, it would show."""
+    rates = np.geomspace(0.01, 1.5, 511)
+    everyone = list(range(511))
+    random.shuffle(everyone)
+    some = everyone[:size]
+    whole = jaxgd.sweep(CHAOTIC_LANES[name], {"rate": rates}, epochs=301)
+    same_bits(jaxgd.sweep(CHAOTIC_LANES[name], {"rate": rates[some]}, epochs=301), whole.isel(rate=some))
+
+
+def _chaotic_lane(optimizer):
+    return lambda rate: jaxgd.Descent(SURFACES["chaotic"].cost, 1.0, optimizer(rate))
+
+
+CHAOTIC_LANES = {name: _chaotic_lane(optimizer) for name, optimizer in CHAOTIC.items()}
+
+
 def test_size_of_blocks_and_batches_changes_no_bit(monkeypatch):
     lanes = np.geomspace(1e-4, 30, 700), np.linspace(-3, 3, 700)
     table = swept(*lanes)

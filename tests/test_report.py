@@ -15,6 +15,7 @@ from jaxgd import config as cfg
 from jaxgd import store
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, PENDING, TRAPPED
 from jaxgd.show import report, words
+from jaxgd.show.relief import relief
 
 CONTENT = {
     "title": "A valley",
@@ -258,3 +259,8 @@ def test_over_seeds_the_table_has_medians():
     table = a_table({"x": np.arange(3.0), "seed": np.arange(3)}, DESCENDING, lambda x, seed: 1.0 + x + 10 * (seed == 2))
     (row, *_) = report._run("run0", a_result(table), 1000)["rows"]
     assert row["cells"][0]["text"] == "0" and "1" in [cell["text"] for cell in row["cells"]]
+
+
+def test_a_plain_has_finite_heights():
+    flat = relief(np.full((5, 5), 3.0), None)
+    assert np.isfinite([flat.base, flat.least, flat.low, flat.high]).all() and flat.low < 3 < flat.high

@@ -13,7 +13,7 @@ import xarray
 from rich.console import Console
 
 import jaxgd
-from jaxgd import cli, config, run, store
+from jaxgd import cli, config, run, store, workers
 from jaxgd.config import ConfigError
 from jaxgd.outcome import DIVERGED
 from jaxgd.plan import Plan
@@ -72,7 +72,7 @@ lane.learning_rate = { linspace = [0.1, 1.5, 4] }
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several batches, and paths in several blocks, of few lanes."""
-    monkeypatch.setattr(Plan, "block", 64)
+    monkeypatch.setattr(Plan, "grain", 64)
 
 
 def a_file(folder, text, name="mine.toml"):
@@ -89,13 +89,9 @@ def carried_out(folder, text, *settings, **progress):
 
 def counted(monkeypatch):
     """The boxes that are really carried out from now on."""
-    done, batch = [], sweep_module().batch
-    monkeypatch.setattr(sweep_module(), "batch", lambda plan, box: (done.append(box), batch(plan, box))[1])
+    done, batch = [], workers.carried_out
+    monkeypatch.setattr(workers, "carried_out", lambda plan, boxes: (done.extend(boxes), batch(plan, boxes))[1])
     return done
-
-
-def sweep_module():
-    return sys.modules["jaxgd.sweep"]  # the package's `sweep` is the function
 
 
 def same(a, b):

@@ -35,7 +35,7 @@ def relief(cost: np.ndarray, minimum: float | None, flat: float = _FLAT) -> Reli
         return Relief(cost, False, 0.0, 0.0, 0.0, 1.0)
     base = float(min(seen.min(), np.inf if minimum is None else minimum))
     above = seen - base
-    least = float(max(above[above > 0].min(initial=np.inf), 1e-6 * above.max()))
+    least = float(max(above[above > 0].min(initial=above.max()), 1e-6 * above.max()))  # 0 on a plain
     log = bool(cost.ndim == 2 and above.max() > flat * np.median(above) and 0 < least < np.inf)
     height = np.log10(np.maximum(cost - base, least)) if log else cost
     low, high = float(np.nanmin(height)), float(np.nanmax(height))

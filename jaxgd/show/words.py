@@ -164,6 +164,8 @@ def _single(lane: "xarray.Dataset") -> str:
     end, epochs = OUTCOMES[int(lane["outcome"])], int(lane["epochs"])
     start, final = float(lane["start_cost"]), float(lane["final_cost"])
     after = f"after {_counted(epochs, 'epoch')}"
+    if not np.isfinite(start):
+        return "The ball never rolled: its cost is not a number where it starts, which counts as diverged."
     if end == "diverged":
         return f"The ball ran away: it started at a cost of {_number(start)} and diverged {after}."
     if end == "converged":
@@ -239,9 +241,9 @@ def _edges(table: "xarray.Dataset") -> list[str]:
 def _oddities(table: "xarray.Dataset", ran: np.ndarray) -> list[str]:
     """What a newcomer would wonder at."""
     said = []
-    if senseless := int((ran & ~np.isfinite(table["start_cost"].values)).sum()):
-        who = "The descent" if table["outcome"].size == 1 else _counted(senseless, "lane")
-        said.append(f"{who} had no finite cost even at the start.")
+    senseless = int((ran & ~np.isfinite(table["start_cost"].values)).sum())
+    if senseless and table["outcome"].size > 1:
+        said.append(f"{_counted(senseless, 'lane')} had no finite cost even at the start.")
     still = ran & (table["start_gradient_norm"].values == 0)
     if ran.any() and still[ran].all():
         said.append("The gradient is zero wherever it started: there is no slope to follow.")
