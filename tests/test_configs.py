@@ -66,7 +66,8 @@ def test_it_runs_small(name, folder, compiled_in_haste):
     assert answer.code == 0 and answer.err == ""
     assert cfg.read(CONFIGS[name]).title in answer.out
     drawn = {path.stem for path in folder.glob("runs/*/figures/*.png")}
-    assert drawn == {"overview", *FIGURES[name].split()}
+    assert "overview" in drawn
+    assert name not in FIGURES or drawn == {"overview", *FIGURES[name].split()}
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.75, 1.01])
