@@ -190,7 +190,7 @@ HOSTILE = "</script><script>window.harm = 1</script>&amp;<img src=x onerror=aler
 @pytest.mark.parametrize("several", [False, True])
 def test_words_from_a_config_mean_nothing_to_the_page(several):
     table = a_table({"optimizer": [HOSTILE, "b"], "learning_rate": np.geomspace(0.1, 1, 24)}, CONVERGED, 1.0)
-    content = {"cost": {"function": HOSTILE}, "title": HOSTILE, "optimizer": {"name": HOSTILE}}
+    content = {"cost": {"expression": HOSTILE}, "title": HOSTILE, "optimizer": {"name": HOSTILE}}
     results = [a_result(table, some_paths(table, [(0, 0)], [3.0, 1.0]), **content)] * (1 + several)
     html = report.page(results)
     seen = Reader(html)
