@@ -229,8 +229,9 @@ def init(
 def best(
     run: RunName,
     toml: Annotated[bool, typer.Option("--toml", help="Print it as a config of its own.")] = False,
+    factor: Annotated[float, typer.Option(min=1.0, help="How close to the best is good enough.")] = 2.0,
 ) -> None:
-    """Show the best setting of a run.
+    """Show the best setting of a run, and, where learning rates vary, how much the choice matters.
 
     The one with the lowest median over seeds, what diverged counting as worst; never the luckiest lane.
     """
@@ -238,7 +239,8 @@ def best(
     from jaxgd import lane, store
     from jaxgd import run as runs
     from jaxgd import table as tables
-    from jaxgd.show.tables import setting, vector
+    from jaxgd.show.rates import rate_table, rate_words
+    from jaxgd.show.tables import by_name, setting, vector
 
     folder = runs.resolved(run)
     config, table = runs.config_of(folder), store.opened_table(folder).load()
@@ -259,6 +261,11 @@ def best(
     for name in params.data_vars:
         if str(name).split(".")[0] == "params" and not winner["outcome"].ndim:  # of several seeds, none is the one
             print(f"{name:14s} {vector(params[name].values)}")
+    for name, rows in by_name(table).items():
+        if words := rate_words(rows, config.run.select, factor):
+            print("\n" + "\n".join([*([f"{name}:"] if name else []), *words]))
+        if rates := rate_table(rows, config.run.select, factor):
+            _console().print(rates)
 
 
 def _carry_out(prepared: Any) -> None:
