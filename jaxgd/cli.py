@@ -1,5 +1,6 @@
 """The command: words in, words out, exit codes. 0 done, 1 failed, 2 bad input, 130 interrupted."""
 
+import errno
 import functools
 import math
 import os
@@ -23,15 +24,21 @@ app = typer.Typer(
 
 _SET_HELP = "Lay a value over the config, as in run.epochs=200 or sweep={}; as often as you like."
 _RUN_HELP = "A run folder, its config, or the beginning of its name."
+_FRESH_HELP = "Begin anew; an earlier run of the same config is kept under another name."
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN_HELP, show_default=False)]
 _SLOW = 1.0  # seconds from which progress is shown
 _INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class BadInput(Exception):
     """What the user asked for can't be; the text says why."""
+
+
+class Interrupted(Exception):
+    """The user stopped a run; the text says what of it is kept."""
 
 
 def main() -> None:
@@ -45,6 +52,9 @@ def answered(words: list[str] | None = None) -> int:
         code = app(words, standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
+    except Interrupted as stop:
+        _complain(f"interrupted; {stop}, and the same command goes on from there")
+        return _INTERRUPTED
     except Exception as error:
         if hasattr(error, "format_message"):  # the command line itself is wrong
             _complain(error.format_message())
@@ -54,6 +64,12 @@ def answered(words: list[str] | None = None) -> int:
             return 2
         if os.environ.get("JAXGD_TRACEBACK"):
             raise
+        if isinstance(error, OSError) and error.errno in _FULL:
+            _complain(
+                f"the disk is full{f', at {error.filename}' if error.filename else ''}; what is finished is kept: "
+                "make room, and the same command goes on from there"
+            )
+            return 1
         _complain(f"{type(error).__name__}: {error}\n(set JAXGD_TRACEBACK=1 to see where)")
         return 1
     if code == _INTERRUPTED:
@@ -118,6 +134,7 @@ def run(
     config: ConfigPath,
     set: Settings = None,
     open: Annotated[bool, typer.Option("--open", help="Open the picture when done.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help=_FRESH_HELP)] = False,
 ) -> None:
     """Carry out a config, and show what came of it.
 
@@ -130,6 +147,8 @@ def run(
 
     began = time.perf_counter()
     prepared = runs.prepared(config, set or ())
+    if fresh and (earlier := runs.set_aside(prepared)):
+        _console(stderr=True).print(f"the earlier run is kept as {earlier}", soft_wrap=True, markup=False)
     _carry_out(prepared)
     table, paths = store.opened_table(prepared.folder).load(), store.opened_paths(prepared.folder)
     if prepared.plan.lanes == 1:
@@ -276,12 +295,15 @@ def _carry_out(prepared: Any) -> None:
 
     columns = (TextColumn("descending"), BarColumn(), MofNCompleteColumn(), TextColumn("lanes"), TimeRemainingColumn())
     bar = Progress(*columns, console=_console(stderr=True), transient=True)
-    task = bar.add_task("", total=prepared.plan.lanes)
+    task = bar.add_task("", total=prepared.plan.lanes, completed=0)
     late = threading.Timer(_SLOW, bar.start)  # whatever is going on by then: compiling takes long too
     if bar.console.is_terminal:  # in a log a bar is only noise
         late.start()
     try:
         runs.carry_out(prepared, lambda done, lanes: bar.update(task, completed=done))
+    except KeyboardInterrupt:
+        kept = f"{bar.tasks[task].completed} of {prepared.plan.lanes} lanes are kept in {prepared.folder}"
+        raise Interrupted(kept) from None
     finally:
         late.cancel()
         if late.ident is not None:

@@ -18,6 +18,7 @@ from jaxgd import lane, limits, store, table
 from jaxgd import plan as plans
 from jaxgd.config import Config, ConfigError
 from jaxgd.descent import Descent, History, norm, opened, step_of
+from jaxgd.files import sole_writer
 from jaxgd.outcome import choose, named
 from jaxgd.sweep import carried_out
 
@@ -57,7 +58,22 @@ def prepared(path: Path, settings: Iterable[str] = (), runs: Path = RUNS) -> Pre
 
 
 def carry_out(run: Prepared, progress: Progress = lambda done, lanes: None) -> None:
-    """Does what is unfinished of a run, and repeats nothing."""
+    """Does what is unfinished of a run, and repeats nothing.
+
+    Raises:
+      StoreError: another process is at it, or the folder can't be used.
+    """
+    with sole_writer(run.folder):
+        _carry_out(run, progress)
+
+
+def set_aside(run: Prepared) -> Path | None:
+    """Gives the folder of a run another name, so that it begins anew; returns the name, None if there is no folder."""
+    with sole_writer(run.folder):
+        return store.set_aside(run.folder)
+
+
+def _carry_out(run: Prepared, progress: Progress) -> None:
     folder = store.opened(run.folder, run.plan, run.fingerprint, run.source)
     folder.keep_config(cfg.as_toml(run.config))
     boxes = folder.unfinished()
@@ -98,6 +114,7 @@ def resolved(name: str, runs: Path = RUNS) -> Path:
         return folder
     known = sorted(p.parent.name for p in runs.glob("*/manifest.json"))
     found = [one for one in known if one.startswith(name)]
+    found = [name] if name in found else found  # whole, though others that were set aside begin so too
     if len(found) != 1:
         several = f"could be {', '.join(found)}" if found else f"is no run{cfg.near(name, known)}"
         raise ConfigError(f"{name} {several}; give a run folder, its config, or the beginning of its name")

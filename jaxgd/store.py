@@ -9,44 +9,44 @@
     figures/
 
 A batch is written, flushed to disk, and only then marked in the ledger. A batch that is not marked,
-or that is marked but lacks a chunk, is done again. Every chunk carries a checksum; what is written
-once (metadata, coordinates, paths, run.toml) has its hash in the manifest, and the manifest its own.
+or that is marked but lacks a chunk or has a damaged one, is done again. Every chunk carries a checksum;
+what is written once (metadata, coordinates, paths, run.toml) has its hash in the manifest, and the
+manifest its own.
 """
 
-import hashlib
+import itertools
 import json
 import os
-import platform
 import shutil
-import subprocess
+from asyncio import to_thread
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
+import google_crc32c
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
 
-from jaxgd import table
+from jaxgd import manifest, table
+from jaxgd.files import StoreError, flush, flush_folders, hashed, now, sweep_partial, write_bytes, write_text
+from jaxgd.manifest import check_intact, is_intact, read_manifest
 from jaxgd.plan import Box, Plan
 
 if TYPE_CHECKING:
     import xarray
 
-LAYOUT = 1
-_MANIFEST, _RESULTS, _CONFIG = "manifest.json", "results.zarr", "run.toml"
+_RESULTS, _CONFIG = "results.zarr", "run.toml"
 _PATHS, _BEST, _LIMITS = "paths.zarr", "best.zarr", "limits.zarr"
+_DERIVED = (_PATHS, _BEST, _LIMITS)
 _LEDGER = "done"
 _CODECS = (ZstdCodec(level=3), Crc32cCodec())  # a checksum on every chunk: Zstandard alone can return wrong numbers
-_PACKAGES = ("jaxgd", "jax", "jaxlib", "optax", "numpy", "xarray", "zarr")
 
 
-class StoreError(ValueError):
-    """A run folder that can't be used as asked; its text says which, why, and what to do."""
+_EMPTY_CHUNKS_TOO = partial(zarr.config.set, {"array.write_empty_chunks": True})  # a chunk of nothing but fill counts
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,33 @@ class Folder:
     path: Path
     plan: Plan
     group: zarr.Group
+    done: np.ndarray  # the ledger, batch by batch
 
     def unfinished(self) -> list[Box]:
         """The boxes that have still to be carried out."""
-        done = _ledger(self.path, self.group)
-        return [box for box in self.plan.boxes() if not (done[self._tile(box)] and self._is_whole(box))]
+        return [box for box in self.plan.boxes() if not (self.done[self._tile(box)] and self.is_whole(box))]
 
     def keep(self, box: Box, figures: dict[str, np.ndarray]) -> None:
         """Writes the figures of one box, and marks it once they are on the disk."""
+        self.write(box, figures)
+        self.mark(box)
+
+    def write(self, box: Box, figures: dict[str, np.ndarray]) -> None:
+        """Writes the figures of one box; each chunk is on the disk, or isn't there."""
         for chunk in self._chunks(box):
             chunk.unlink(missing_ok=True)  # it may be torn, and Zarr reads what it writes over in part
-        with zarr.config.set({"array.write_empty_chunks": True}):  # a chunk of nothing but fill counts as written too
+        with _EMPTY_CHUNKS_TOO():
             for name in _figures(self.group):
                 self.group[name][box] = figures[name]
-        for chunk in self._chunks(box):  # not their directories: a chunk that is lost with its entry is done again
-            _flush(chunk)
-        self.group[_LEDGER][self._tile(box)] = 1
-        _flush(_chunk(self.path, self.group[_LEDGER], (0,) * len(box)))
+
+    def mark(self, box: Box) -> None:
+        """Notes in the ledger that a box is on the disk; its directories need not be: what is lost is done again."""
+        self.done[self._tile(box)] = 1
+        self.group[_LEDGER][...] = self.done
+
+    def is_whole(self, box: Box) -> bool:
+        """Whether every chunk of a box is there, and is what was written."""
+        return all(map(_is_whole, self._chunks(box)))
 
     def table(self) -> "xarray.Dataset":
         return opened_table(self.path)
@@ -80,9 +90,9 @@ class Folder:
     def keep_config(self, text: str) -> None:
         """Writes run.toml."""
         path = self.path / _CONFIG
-        if not (path.is_file() and path.read_text("utf-8") == text and _is_intact(self.path, _CONFIG)):
+        if not (path.is_file() and path.read_text("utf-8") == text and is_intact(self.path, _CONFIG)):
             write_text(path, text)
-            _note_hashes(self.path, _CONFIG)
+            manifest.note_hashes(self.path, _CONFIG)
 
     def has_paths(self) -> bool:
         return self._has(_PATHS)
@@ -106,34 +116,31 @@ class Folder:
         self._keep(_LIMITS, limits)
 
     def _has(self, part: str) -> bool:
-        return (self.path / part).is_dir() and _is_intact(self.path, part)
+        return (self.path / part).is_dir() and is_intact(self.path, part)
 
     def _keep(self, part: str, dataset: "xarray.Dataset") -> None:
         beside = self.path / f"{part}.partial"
         attributes = {"coordinates": _words(dataset.coords)}
-        group = zarr.create_group(beside, zarr_format=3, overwrite=True, attributes=attributes)
+        shutil.rmtree(beside, ignore_errors=True)
+        group = zarr.create_group(_Flushed(beside), zarr_format=3, attributes=attributes)
         for name, variable in dataset.variables.items():
             _write_array(group, str(name), variable.dims, variable.values, variable.attrs)
         _list_metadata(beside, dataset.variables)
-        for file in _files(beside):
-            _flush(file)
+        flush_folders(beside)
         shutil.rmtree(self.path / part, ignore_errors=True)
         beside.replace(self.path / part)
-        _note_hashes(self.path, part)
+        manifest.note_hashes(self.path, part)
 
     def finish(self) -> None:
         """Notes in the manifest that the run is complete."""
         if read_manifest(self.path)["finished"] is None:
-            _amend(self.path, finished=_now())
+            manifest.amend(self.path, finished=now())
 
     def _tile(self, box: Box) -> tuple[int, ...]:
         return tuple(part.start // size for part, size in zip(box, self.plan.chunk, strict=True))
 
     def _chunks(self, box: Box) -> Iterable[Path]:
         return _chunks(self.path, self.group, self._tile(box))
-
-    def _is_whole(self, box: Box) -> bool:
-        return all(chunk.is_file() for chunk in self._chunks(box))
 
 
 def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path = Path()) -> Folder:
@@ -149,46 +156,59 @@ def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path =
       StoreError: the folder holds something else, or another run, or another layout,
         or is damaged; it is left untouched.
     """
-    path, known_as = Path(path).absolute(), _hash(fingerprint.encode())
+    path, known_as = Path(path).absolute(), hashed(fingerprint.encode())
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         if read_manifest(path)["fingerprint"] != known_as:
             raise StoreError(f"{path} holds another run: its cost, axes or settings differ; name another folder")
-        _check_intact(path, _RESULTS)
-        _sweep_partial(path)
-        return Folder(path, plan, zarr.open_group(path / _RESULTS, mode="r+"))
+        check_intact(path, _RESULTS)
+        sweep_partial(path)
+        for part in _DERIVED:
+            if not is_intact(path, part):
+                shutil.rmtree(path / part, ignore_errors=True)  # made anew from the results
+        return _open(path, plan)
     beside = path.with_name(f".{path.name}.partial")  # whoever finds the folder finds it whole
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     _lay_out(beside / _RESULTS, plan)
-    _write_manifest(beside, _manifest(plan, known_as, source) | {"hashes": _hashes(beside, _RESULTS)})
+    about = manifest.made(plan, known_as, source)
+    manifest.write_manifest(beside, about | {"hashes": manifest.hashes(beside, _RESULTS)})
+    flush_folders(beside)
     if path.is_dir():
         path.rmdir()
     beside.replace(path)
-    _flush(path.parent)
-    return Folder(path, plan, zarr.open_group(path / _RESULTS, mode="r+"))
+    flush(path.parent)
+    return _open(path, plan)
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a run folder.
+def set_aside(path: Path) -> Path | None:
+    """Gives a run folder another name, so that its run begins anew; returns the name, None if there is no folder.
 
     Raises:
-      StoreError: there is none, it is damaged, or it is of another layout.
+      StoreError: it is no run's folder; it is left as it is.
     """
-    file = path / _MANIFEST
+    if not path.exists():
+        return None
+    if not (path / manifest.NAME).is_file():
+        raise StoreError(f"{path} is not a run folder: it has no {manifest.NAME}; it is left as it is")
+    names = (path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
+    other = next(name for name in names if not name.exists())
+    path.rename(other)
+    flush(path.parent)
+    return other
+
+
+def _open(path: Path, plan: Plan) -> Folder:
+    group = zarr.open_group(_Flushed(path / _RESULTS), mode="r+")
+    if wrong := [name for name in _figures(group) if group[name].chunks[: len(plan.chunk)] != plan.chunk]:
+        raise StoreError(
+            f"{path} is divided into batches of {_words(group[wrong[0]].chunks)} lanes, and here they would be of "
+            f"{_words(plan.chunk)}: it was begun on another kind of device; go on there, or begin anew with --fresh"
+        )
     try:
-        manifest = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise StoreError(f"{path} is not a run folder: it has no readable {_MANIFEST}") from error
-    except ValueError as error:
-        raise _damaged(file) from error
-    if not isinstance(manifest, dict):
-        raise _damaged(file)
-    if manifest.get("layout") != LAYOUT:
-        raise StoreError(f"{path} has layout {manifest.get('layout')!r}; this jaxgd reads layout {LAYOUT}")
-    checksum = manifest.pop("checksum", None)
-    if checksum != _hash(_as_json(manifest).encode()):
-        raise _damaged(file)
-    return manifest
+        done = _ledger(path, group)
+    except StoreError:  # all batches are done again
+        done = np.zeros(group[_LEDGER].shape, np.int8)
+    return Folder(path, plan, group, done)
 
 
 def opened_table(path: Path) -> "xarray.Dataset":
@@ -200,18 +220,21 @@ def opened_table(path: Path) -> "xarray.Dataset":
     Raises:
       StoreError: the folder is no run's, or a file of it is damaged or missing.
     """
-    _check_intact(path, _RESULTS)
+    check_intact(path, _RESULTS)
     group = zarr.open_group(path / _RESULTS, mode="r")
     for tile in map(tuple, np.argwhere(_ledger(path, group))):
         for chunk in _chunks(path, group, tile):
             if not chunk.is_file():  # Zarr would read it as "not run", silently
                 raise StoreError(f"{chunk} is missing; run again: its batch is done anew")
+            if not _is_whole(chunk):
+                raise StoreError(f"{chunk} is damaged; run again: its batch is done anew")
     results = _opened(path / _RESULTS).drop_vars(_LEDGER)
     for name in results.data_vars:
         try:
             results.variables[name].load()
         except _UNREADABLE as error:
-            raise _damaged_chunk(path, group, str(name)) from error
+            where = path / _RESULTS / str(name)
+            raise StoreError(f"{where} holds a torn chunk of a batch that is not finished; run again") from error
     limits = _opened_part(path, _LIMITS)
     return results if limits is None else results.assign(limits.data_vars)
 
@@ -237,7 +260,7 @@ def opened_best(path: Path) -> "xarray.Dataset | None":
 def _opened_part(path: Path, part: str) -> "xarray.Dataset | None":
     if not (path / part).is_dir():
         return None
-    _check_intact(path, part)
+    check_intact(path, part)
     return _opened(path / part).load()
 
 
@@ -247,23 +270,15 @@ def config_file(path: Path) -> Path:
     Raises:
       StoreError: it is damaged, or was changed by hand.
     """
-    _check_intact(path, _CONFIG)
+    check_intact(path, _CONFIG)
     return path / _CONFIG
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file in one step: a reader sees the old one or the new one."""
-    beside = path.with_name(f"{path.name}.partial")
-    beside.write_text(text, "utf-8")
-    _flush(beside)
-    beside.replace(path)
-    _flush(path.parent)
 
 
 def _lay_out(path: Path, plan: Plan) -> None:
     """Makes the arrays, empty, and whatever labels them."""
     labels, variables = table.coordinates(plan), table.variables(plan)
-    group = zarr.create_group(path, zarr_format=3, attributes=table.attributes(plan) | {"coordinates": _words(labels)})
+    attributes = table.attributes(plan) | {"coordinates": _words(labels)}
+    group = zarr.create_group(_Flushed(path), zarr_format=3, attributes=attributes)
     for name, (dimensions, values) in labels.items():
         _write_array(group, name, dimensions, values)
     for name, variable in variables.items():
@@ -310,7 +325,7 @@ def _write_array(
         attributes=attributes,
         compressors=_CODECS,
     )
-    with zarr.config.set({"array.write_empty_chunks": True}):
+    with _EMPTY_CHUNKS_TOO():
         array[...] = values
 
 
@@ -319,7 +334,7 @@ def _list_metadata(path: Path, names: Iterable[Any]) -> None:
     listed = {str(name): json.loads((path / str(name) / "zarr.json").read_text("utf-8")) for name in names}
     content = json.loads((path / "zarr.json").read_text("utf-8"))
     content["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": listed}
-    write_text(path / "zarr.json", _as_json(content))
+    write_text(path / "zarr.json", manifest.as_json(content))
 
 
 def _opened(path: Path) -> "xarray.Dataset":
@@ -348,7 +363,7 @@ def _ledger(path: Path, group: zarr.Group) -> np.ndarray:
         return np.asarray(group[_LEDGER][...])
     except _UNREADABLE as error:
         file = _chunk(path, group[_LEDGER], (0,) * group[_LEDGER].ndim)
-        raise StoreError(f"{file} is damaged; remove it and run again: all batches are done anew") from error
+        raise StoreError(f"{file} is damaged; run again: all batches are done anew") from error
 
 
 def _chunks(path: Path, group: zarr.Group, tile: tuple[int, ...]) -> Iterable[Path]:
@@ -361,124 +376,27 @@ def _chunk(path: Path, array: zarr.Array, tile: tuple[int, ...]) -> Path:
     return path.joinpath(_RESULTS, array.basename, "c", *map(str, _block(array, tile)))
 
 
+def _is_whole(chunk: Path) -> bool:
+    """Whether a chunk is there, and is what its checksum says."""
+    try:
+        content = chunk.read_bytes()
+    except OSError:
+        return False
+    return len(content) > 4 and content[-4:] == google_crc32c.value(content[:-4]).to_bytes(4, "little")
+
+
 def _block(array: zarr.Array, tile: tuple[int, ...]) -> tuple[int, ...]:
     """Where a batch lies among the chunks of an array, whose inner dimensions have one each."""
     return tile + (0,) * (array.ndim - len(tile))
 
 
-def _damaged_chunk(path: Path, group: zarr.Group, name: str) -> StoreError:
-    """Says which chunk of an array can't be read."""
-    array, done = group[name], _ledger(path, group)
-    for tile in map(tuple, np.argwhere(done)):
-        try:
-            array.blocks[_block(array, tile)]
-        except _UNREADABLE:
-            return StoreError(
-                f"{_chunk(path, array, tile)} is damaged; remove it and run again: its batch is done anew"
-            )
-    return _damaged(path / _RESULTS / name)
+class _Flushed(LocalStore):
+    """Zarr's own store of files, but that each is on the disk before it has its name."""
 
+    async def set(self, key: str, value: Any) -> None:
+        await to_thread(self.set_sync, key, value)
 
-def _damaged(file: Path) -> StoreError:
-    return StoreError(f"{file} is damaged: it is not what was written; move the run folder away and run again")
-
-
-def _is_intact(path: Path, part: str) -> bool:
-    """Whether a part of the folder, a file or all files under it, is what the manifest says was written."""
-    return not _changed(path, part)
-
-
-def _check_intact(path: Path, part: str) -> None:
-    if changed := _changed(path, part):
-        raise _damaged(path / changed[0])
-
-
-def _changed(path: Path, part: str) -> list[str]:
-    wanted = {name: known for name, known in read_manifest(path)["hashes"].items() if Path(name).parts[0] == part}
-    return [name for name, known in wanted.items() if _hash_of(path / name) != known] or [part] * (not wanted)
-
-
-def _hashes(path: Path, part: str) -> dict[str, str | None]:
-    return {file.relative_to(path).as_posix(): _hash_of(file) for file in _files(path / part)}
-
-
-def _note_hashes(path: Path, part: str) -> None:
-    others = {name: known for name, known in read_manifest(path)["hashes"].items() if Path(name).parts[0] != part}
-    _amend(path, hashes=others | _hashes(path, part))
-
-
-def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-
-
-def _hash_of(file: Path) -> str | None:
-    return _hash(file.read_bytes()) if file.is_file() else None
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _sweep_partial(path: Path) -> None:
-    """Removes what a killed writer left half written."""
-    for stray in sorted(path.rglob("*.partial"), reverse=True):
-        shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file, or the entries of a directory, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-# --- the manifest ---
-
-
-def _manifest(plan: Plan, fingerprint: str, source: Path) -> dict[str, Any]:
-    return {
-        "layout": LAYOUT,
-        "fingerprint": fingerprint,
-        "lanes": plan.lanes,
-        "precision": "float64" if plan.x64 else "float32",
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "python": platform.python_version(),
-        "devices": [f"{device.platform} {device.device_kind}" for device in jax.local_devices()],
-        "commit": _commit(source),
-        "begun": _now(),
-        "finished": None,
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit(folder: Path) -> str | None:
-    """The commit of the repository around a folder, with a + if its files differ from it; None outside of one."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _amend(path: Path, **changes: Any) -> None:
-    _write_manifest(path, read_manifest(path) | changes)
-
-
-def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    write_text(path / _MANIFEST, _as_json(manifest | {"checksum": _hash(_as_json(manifest).encode())}))
-
-
-def _as_json(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=2) + "\n"
+    def set_sync(self, key: str, value: Any) -> None:
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, value.to_bytes())

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -86,11 +87,13 @@ def sweep(
     )
     if run is not None:
         from jaxgd import store  # loads zarr
+        from jaxgd.files import sole_writer
 
-        folder = store.opened(run, plan, plans.fingerprint(plan))
-        for box, figures in carried_out(plan, folder.unfinished(), executor):
-            folder.keep(box, figures)
-        return folder.table()
+        with sole_writer(Path(run)):
+            folder = store.opened(run, plan, plans.fingerprint(plan))
+            for box, figures in carried_out(plan, folder.unfinished(), executor):
+                folder.keep(box, figures)
+            return folder.table()
     return in_memory(plan, executor)
 
 

@@ -15,7 +15,7 @@ import pytest
 from command import command
 
 import jaxgd
-from jaxgd import store
+from jaxgd import files, store
 from jaxgd.names import optimizers
 from jaxgd.surfaces import SURFACES
 
@@ -541,19 +541,49 @@ def test_a_wrong_command_line_is_bad_input(words):
 
 
 def test_a_failure_names_its_reason(folder, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def denied(*_):
+        raise PermissionError(13, "Permission denied", "runs")
 
-    monkeypatch.setattr("jaxgd.run.carry_out", full)
+    monkeypatch.setattr("jaxgd.run.carry_out", denied)
     answer = command("run", write(folder, GOOD))
-    assert (
-        answer.code == 1
-        and "OSError: [Errno 28] No space left on device" in answer.err
-        and "Traceback" not in answer.err
-    )
+    assert answer.code == 1 and "PermissionError: [Errno 13] Permission denied: 'runs'" in answer.err
+    assert "Traceback" not in answer.err
     monkeypatch.setenv("JAXGD_TRACEBACK", "1")
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="denied"):
         command("run", "good.toml")
+
+
+def test_a_full_disk_is_said_plainly_and_the_run_goes_on_when_there_is_room(folder, monkeypatch):
+    write(folder, GOOD)
+    written, write_bytes = [], files.write_bytes
+
+    def full(path, content):
+        if len(written) == 40:
+            raise OSError(28, "No space left on device", str(path))
+        written.append(path)
+        write_bytes(path, content)
+
+    for room in (files, store):
+        monkeypatch.setattr(room, "write_bytes", full)
+    answer = command("run", "good.toml")
+    assert answer.code == 1 and re.match(
+        "jaxgd: the disk is full, at .*; what is finished is kept: make room, and the same command goes on from there\n$",
+        answer.err,
+    )
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert command("run", "good.toml").code == 0
+
+
+def test_a_run_begun_anew_keeps_the_earlier_one(folder):
+    write(folder, GOOD)
+    assert command("run", "good.toml", "--fresh").err == ""
+    (name,) = [path.name for path in folder.glob("runs/good-*")]
+    first = store.read_manifest(folder / "runs" / name)
+    answer = command("run", "good.toml", "--fresh")
+    assert (answer.code, answer.err) == (0, f"the earlier run is kept as runs/{name}-1\n")
+    assert store.read_manifest(folder / "runs" / f"{name}-1") == first
+    assert command("best", name).code == 0
 
 
 def process(*words, **more):
@@ -578,5 +608,6 @@ def test_interrupted_it_says_how_to_go_on(folder):
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=120)
     assert running.returncode == 130, (out, err)
-    assert "jaxgd: interrupted; what is finished is kept, and the same command goes on from there" in err
+    said = r"jaxgd: interrupted; (\d+) of 4000000 lanes are kept in runs/good-\w+, and the same command goes on from there\n$"
+    assert int(re.search(said, err)[1]) >= 0, err
     assert "Traceback" not in err

@@ -1,7 +1,11 @@
 """The run folder: killed at any instant it goes on to the same numbers, and nothing damaged is used in silence."""
 
+import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -11,7 +15,7 @@ import pytest
 import xarray
 
 import jaxgd
-from jaxgd import store, table
+from jaxgd import files, manifest, store, table
 from jaxgd.plan import Plan, fingerprint, planned
 from jaxgd.sweep import carried_out
 
@@ -194,7 +198,7 @@ def test_a_sweep_from_python_resumes(tmp_path, monkeypatch):
 
 def test_a_run_killed_while_it_is_laid_out_begins_again(tmp_path, monkeypatch):
     plan, path = a_plan(), tmp_path / "run"
-    monkeypatch.setattr(store, "_manifest", lambda *_: 1 / 0)
+    monkeypatch.setattr(manifest, "made", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         store.opened(path, plan, fingerprint(plan))
     assert not path.exists()
@@ -207,7 +211,7 @@ def test_a_batch_written_but_not_marked_is_done_again_over_torn_chunks(whole, co
     plan = a_plan()
     folder = store.opened(copy, plan, fingerprint(plan))
     box = plan.boxes()[-1]  # at the edge, where Zarr writes a part of a chunk
-    folder.group["done"][folder._tile(box)] = 0
+    folder.done[folder._tile(box)] = 0
     for chunk in folder._chunks(box):
         chunk.write_bytes(chunk.read_bytes()[:-3])
     assert folder.unfinished() == [box]
@@ -233,6 +237,87 @@ def test_stray_partial_files_are_swept(copy):
     (copy / "run.toml.partial").write_text("titl")
     store.opened(copy, plan, fingerprint(plan))
     assert not list(copy.rglob("*.partial"))
+
+
+# Whatever fails to be written, what is finished stays, and the rest is done when there is room.
+
+
+def test_a_full_disk_at_every_write_in_turn(whole, tmp_path, monkeypatch):
+    plan, path, write = a_plan(), tmp_path / "run", files.write_bytes
+    room = [0]
+
+    def until_full(file, content):
+        if room[0] == 0:
+            file.with_name(f"{file.name}.torn.partial").write_bytes(content[:5])
+            raise OSError(errno.ENOSPC, "No space left on device", str(file))
+        room[0] -= 1
+        write(file, content)
+
+    monkeypatch.setattr(files, "write_bytes", until_full)
+    monkeypatch.setattr(store, "write_bytes", until_full)
+    known = {str(box): figures for box, figures in carried_out(plan, plan.boxes())}
+    attempts, kept = 0, 0
+    while True:
+        room[0] = 1 + attempts % 37 + 60 * (not path.exists())  # ever another one of the writes fails
+        try:
+            folder = store.opened(path, plan, fingerprint(plan))
+            left = folder.unfinished()
+            assert len(left) <= len(plan.boxes()) - kept
+            kept = len(plan.boxes()) - len(left)
+            for box in left:
+                folder.keep(box, known[str(box)])
+                kept += 1
+            break
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+            attempts += 1
+    assert attempts > 20
+    assert not list(path.rglob("*.partial")) or store.opened(path, plan, fingerprint(plan)).unfinished() == []
+    same(store.opened_table(path), store.opened_table(whole))
+
+
+# One writer.
+
+
+def test_a_second_writer_is_told_who_the_first_is(tmp_path):
+    path, code = tmp_path / "run", "import sys, time; from pathlib import Path; from jaxgd.files import sole_writer\n"
+    code += "with sole_writer(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True)
+    with other.stdout:
+        assert other.stdout.readline() == "in\n"
+        with (
+            pytest.raises(store.StoreError, match=f"being written by process {other.pid} on .*, since 2"),
+            files.sole_writer(path),
+        ):
+            pass
+        other.kill()
+        other.wait()
+    with files.sole_writer(path):  # a dead one's lock holds nobody up
+        pass
+    with pytest.raises(ZeroDivisionError), files.sole_writer(path):
+        1 / 0  # noqa: B018
+    with files.sole_writer(path), pytest.raises(store.StoreError, match=f"process {os.getpid()} on"):
+        jaxgd.sweep(lane, AXES, **SETTINGS, run=path)
+    assert not path.exists()
+
+
+# A run begun anew.
+
+
+def test_a_run_set_aside_keeps_all_it_had(whole, copy):
+    before = snapshot(copy)
+    assert store.set_aside(copy) == copy.with_name("copy-1") and not copy.exists()
+    assert snapshot(copy.with_name("copy-1")) == before
+    assert store.set_aside(copy) is None
+    filled(copy, a_plan(), [])
+    assert store.set_aside(copy) == copy.with_name("copy-2")
+
+
+def test_only_runs_are_set_aside(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(store.StoreError, match="not a run folder"):
+        store.set_aside(tmp_path)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
 # What isn't this run is refused, and left untouched.
@@ -312,10 +397,7 @@ def test_torn_files_are_refused(copy, cut):
     tile = (0, 0, 0)
     for file, reading in (
         (copy / "manifest.json", lambda: store.opened(copy, plan, fingerprint(plan))),
-        (
-            copy.joinpath("results.zarr", "done", "c", *map(str, tile)),
-            lambda: store.opened(copy, plan, fingerprint(plan)).unfinished(),
-        ),
+        (copy.joinpath("results.zarr", "done", "c", *map(str, tile)), lambda: store.opened_table(copy)),
         (copy.joinpath("results.zarr", "final_cost", "c", *map(str, tile)), lambda: store.opened_table(copy)),
         (copy.joinpath("results.zarr", "learning_rate", "c", "0"), lambda: store.opened(copy, plan, fingerprint(plan))),
     ):
@@ -330,12 +412,28 @@ def test_the_cure_that_the_message_names_works(whole, copy):
     plan = a_plan()
     chunk = list(store.opened(copy, plan, fingerprint(plan))._chunks(plan.boxes()[2]))[5]
     flipped(chunk, 9)
-    with pytest.raises(store.StoreError, match="remove it and run again") as refused:
+    with pytest.raises(store.StoreError, match="damaged; run again") as refused:
         store.opened_table(copy)
-    named = Path(str(refused.value).split(" is damaged")[0])
-    assert named == chunk
-    named.unlink()
+    assert Path(str(refused.value).split(" is damaged")[0]) == chunk
+    assert store.opened(copy, plan, fingerprint(plan)).unfinished() == [plan.boxes()[2]]
     same(filled(copy, plan).table(), store.opened_table(whole))
+
+
+def test_a_damaged_ledger_is_not_believed(whole, copy):
+    plan = a_plan()
+    flipped(copy.joinpath("results.zarr", "done", "c", "0", "0", "0"), 6)
+    assert store.opened(copy, plan, fingerprint(plan)).unfinished() == plan.boxes()
+    same(filled(copy, plan).table(), store.opened_table(whole))
+
+
+def test_batches_of_another_size_are_refused_and_untouched(copy, monkeypatch):
+    """Begun on another kind of device, say."""
+    before = snapshot(copy)
+    monkeypatch.setattr(Plan, "block", 128)
+    plan = a_plan()
+    with pytest.raises(store.StoreError, match="begun on another kind of device"):
+        store.opened(copy, plan, fingerprint(plan))
+    assert snapshot(copy) == before
 
 
 def test_missing_metadata_is_refused(copy):
@@ -359,7 +457,7 @@ def test_damaged_paths_are_made_anew(copy):
 def test_stored_paths_not_yet_in_the_manifest_are_not_believed(copy, monkeypatch):
     plan = a_plan()
     folder = store.opened(copy, plan, fingerprint(plan))
-    monkeypatch.setattr(store, "_note_hashes", lambda *_: 1 / 0)
+    monkeypatch.setattr(manifest, "note_hashes", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         folder.keep_paths(xarray.Dataset({"cost": (("path", "epoch"), np.zeros((1, 2)))}, {"epoch": [0, 1]}))
     assert not folder.has_paths()
@@ -384,19 +482,17 @@ def test_finishing_twice_keeps_the_first_time(copy):
 
 
 def test_the_commit_of_the_repository_around_the_source(tmp_path):
-    import subprocess
-
     def git(*words):
         who = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
         return subprocess.run(
             ["git", "-C", tmp_path, *who, *words], check=True, capture_output=True, text=True
         ).stdout.strip()
 
-    assert store._commit(tmp_path) is None
+    assert manifest.commit(tmp_path) is None
     git("init", "-q")
     (tmp_path / "model.py").write_text("x = 1\n")
     git("add", ".")
     git("commit", "-qm", "first")
-    assert store._commit(tmp_path) == git("rev-parse", "HEAD")
+    assert manifest.commit(tmp_path) == git("rev-parse", "HEAD")
     (tmp_path / "model.py").write_text("x = 2\n")
-    assert store._commit(tmp_path) == git("rev-parse", "HEAD") + "+"
+    assert manifest.commit(tmp_path) == git("rev-parse", "HEAD") + "+"
