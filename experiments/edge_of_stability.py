@@ -20,7 +20,7 @@ import optax
 
 import jaxgd
 from experiments import report
-from jaxgd.descent import opened, step_of
+from jaxgd.descent import opened
 from jaxgd.stability import gradient_descent_limit, nesterov_limit, polyak_limit, sharpness
 
 UNITS, POINTS, GAIN, BETA = 100, 20, 1.9, 0.9
@@ -88,21 +88,18 @@ def cost_of(degree: int) -> Callable[[dict], jax.Array]:
 
 def course(row: Row, records: int, seed: int) -> Course:
     """Trains, and stops `records` times on the way to look at the sharpness."""
-    cost, params, optimizer = opened(
-        jaxgd.Descent(cost_of(row.degree), start(seed), RULES[row.rule].optimizer(row.learning_rate))
-    )
-    step = step_of(cost, optimizer)
+    one = opened(jaxgd.Descent(cost_of(row.degree), start(seed), RULES[row.rule].optimizer(row.learning_rate)))
     stride = row.epochs // records
 
     @jax.jit
     def run(params):
         def record(carry, _):
-            carry = jax.lax.fori_loop(0, stride, lambda _, moved: step(*moved)[2:], carry)
-            return carry, (cost(carry[0]), sharpness(cost, carry[0]))
+            carry = jax.lax.fori_loop(0, stride, lambda _, moved: one.step(*moved)[2:], carry)
+            return carry, (one.cost(carry[0]), sharpness(one.cost, carry[0]))
 
-        return jax.lax.scan(record, (params, optimizer.init(params)), length=records)[1]
+        return jax.lax.scan(record, (params, one.init(params)), length=records)[1]
 
-    costs, sharpnesses = map(np.asarray, run(params))
+    costs, sharpnesses = map(np.asarray, run(one.params))
     return Course(stride * np.arange(1, records + 1), costs, sharpnesses)
 
 

@@ -2,13 +2,16 @@
 
 import errno
 import functools
+import hashlib
 import math
 import os
+import platform
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,12 +27,15 @@ app = typer.Typer(
 
 _SET_HELP = "Lay a value over the config, as in run.epochs=200 or sweep={}; as often as you like."
 _RUN_HELP = "A run folder, its config, or the beginning of its name."
+_CLUSTER_HELP = "Let the workers of a running Dask scheduler do it: its address, or the file that it wrote."
 _FRESH_HELP = "Begin anew; an earlier run of the same config is kept under another name."
 _AT_HELP = "Which lane: a value along each axis, as in learning_rate=1.2; the nearest there is counts."
+_IMPORT_HELP = "Import the code that the config names (function = ...), which carries it out, and check it too."
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN_HELP, show_default=False)]
 _SLOW = 1.0  # seconds from which progress is shown
+_WORTH_KEEPING = 0.1  # seconds of compiling from which a program is kept
 _INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -44,7 +50,36 @@ class Interrupted(Exception):
 
 def main() -> None:
     """The console command."""
+    _keep_programs()
     sys.exit(answered())
+
+
+def _keep_programs() -> None:
+    """Has JAX keep compiled programs in the user's cache folder, so that a second run of a config starts at once.
+
+    One folder for each version of Python and of JAX and each kind of machine. Where it can't be written
+    there is no cache. JAX_COMPILATION_CACHE_DIR names another, JAX_ENABLE_COMPILATION_CACHE=0 turns it off.
+    """
+    known = "-".join(map(metadata.version, ("jax", "jaxlib")))
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgd" / f"{known}-{_machine()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(_WORTH_KEEPING))
+
+
+def _machine() -> str:
+    """A short name for what a program is compiled for: a home folder may be shared by machines of several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    told = "\n".join([platform.machine(), platform.processor(), platform.python_version(), *features])
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def answered(words: list[str] | None = None) -> int:
@@ -79,7 +114,9 @@ def answered(words: list[str] | None = None) -> int:
 
 
 def _complain(text: str) -> None:
-    print(f"jaxgd: {text}", file=sys.stderr)
+    from jaxgd.ranges import visible
+
+    print(f"jaxgd: {visible(text)}", file=sys.stderr)
 
 
 def _said_version(wanted: bool) -> None:
@@ -134,67 +171,87 @@ def _refuses(command: Callable) -> Callable:
 def run(
     config: ConfigPath,
     set: Settings = None,
-    open: Annotated[bool, typer.Option("--open", help="Open the picture when done.")] = False,
+    open: Annotated[bool, typer.Option("--open", help="Open the report when done.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help=_FRESH_HELP)] = False,
+    figures: Annotated[str, typer.Option(metavar="png|svg|pdf", help="What kind of files the pictures are.")] = "png",
+    cluster: Annotated[str | None, typer.Option(metavar="ADDRESS", help=_CLUSTER_HELP)] = None,
 ) -> None:
     """Carry out a config, and show what came of it.
 
-    Every descent, what became of each, and a picture. Goes on where an earlier run of the same
+    Every descent, what became of each, pictures and a report. Goes on where an earlier run of the same
     config left off, and repeats nothing.
     """
     from jaxgd import run as runs
     from jaxgd import store
+    from jaxgd.show import report as reports
     from jaxgd.show import tables
 
+    if figures not in (kinds := ("png", "svg", "pdf")):
+        raise BadInput(f"--figures {figures}: can be {', '.join(kinds)}")
     began = time.perf_counter()
     prepared = runs.prepared(config, set or ())
     if fresh and (earlier := runs.set_aside(prepared)):
-        _console(stderr=True).print(f"the earlier run is kept as {earlier}", soft_wrap=True, markup=False)
-    _carry_out(prepared)
+        _console(stderr=True).print(f"the earlier run is kept as {_plain(earlier)}", soft_wrap=True)
+    _carry_out(prepared, cluster)
     table, paths = store.opened_table(prepared.folder).load(), store.opened_paths(prepared.folder)
     if prepared.plan.lanes == 1:
         for line in tables.epoch_lines(paths):
             print(line)
         print()
     title = prepared.config.title or config.stem
-    picture = _picture(prepared.folder, table, paths, title)
+    pictures = _pictures(prepared.folder, table, paths, title, figures)
+    page = reports.write([prepared.folder])
     out = _console()
     lanes = f"{prepared.plan.lanes:,}".replace(",", " ")
     out.print(f"[bold]{_plain(title)}[/]")
     took = f"{time.perf_counter() - began:.1f} s"
     out.print(f"{lanes} lane{'s' * (prepared.plan.lanes > 1)}, up to {prepared.plan.epochs} epochs, {took}\n")
     out.print(tables.closing(table, prepared.config.run.select))
-    out.print(f"\n[bold]results[/]  {prepared.folder}\n[bold]picture[/]  {picture}", soft_wrap=True)
+    picture = f"{pictures[0]}{_others(pictures)}"
+    for label, path in (("results", prepared.folder), ("picture", picture), ("report ", page)):
+        gap = "\n" * (label == "results")
+        out.print(f"{gap}[bold]{label}[/]  {_plain(path)}", soft_wrap=True)
     if open:
-        typer.launch(str(picture))
+        typer.launch(page.resolve().as_uri())
 
 
 @app.command()
 @_refuses
-def check(config: ConfigPath, set: Settings = None) -> None:
+def check(
+    config: ConfigPath,
+    set: Settings = None,
+    import_: Annotated[bool, typer.Option("--import", help=_IMPORT_HELP)] = False,
+) -> None:
     """Say what a config would take, and do nothing.
 
-    How many lanes in which batches, how much memory and disk.
+    How many lanes in which batches, how much memory and disk. Code that it names is imported, and so
+    carried out, only if you say so.
     """
+    from jaxgd import budget
+    from jaxgd import config as cfg
     from jaxgd import run as runs
-    from jaxgd import table
-    from jaxgd.plan import bytes_of
+    from jaxgd.ranges import visible
 
+    if (code := cfg.code_named(read := cfg.read(config, set or ()))) and not import_:
+        budget.check_config(read)
+        print(f"{visible(config)}: good, as far as can be told without the code that it names:")
+        for key, reference in code.items():
+            print(f"  {key} = {visible(reference)}, from {visible(_origin(reference, config))}")
+        print("With --import it is imported, and so carried out, and checked too.")
+        return
     prepared = runs.prepared(config, set or ())
     plan = prepared.plan
-    stored = sum(int(v.dtype.itemsize * math.prod(v.shape)) for v in table.variables(plan).values())
-    working = plan.blocks * plan.block * (bytes_of(plan.outline) + 16 * 8)
+    size = math.prod(plan.chunk)
     axes = " × ".join(f"{d.name} {d.size}" for d in plan.dimensions) or "a single descent"
     done = "finished or begun already" if prepared.folder.exists() else "new"
     out = _console()
-    out.print(f"{config}: good", soft_wrap=True, markup=False)
+    out.print(f"{_plain(config)}: good", soft_wrap=True)
     out.print(f"[bold]lanes[/]    {plan.lanes}  ({axes})")
     out.print(f"[bold]epochs[/]   {plan.epochs} each at most, {plan.lanes * plan.epochs:.3g} updates in all")
-    size = math.prod(plan.chunk)
     out.print(f"[bold]batches[/]  {len(plan.boxes())}, of up to {size} lanes in blocks of {plan.block}")
-    out.print(f"[bold]memory[/]   about {_size(working)} per worker")
-    out.print(f"[bold]disk[/]     {_size(stored)} before compression")
-    out.print(f"[bold]results[/]  {prepared.folder}  ({done})", soft_wrap=True)
+    out.print(f"[bold]memory[/]   about {budget.in_bytes(budget.working(plan))} per worker")
+    out.print(f"[bold]disk[/]     {budget.in_bytes(budget.stored(plan))} before compression")
+    out.print(f"[bold]results[/]  {_plain(prepared.folder)}  ({done})", soft_wrap=True)
 
 
 @app.command("list")
@@ -260,8 +317,9 @@ def best(
     from jaxgd import lane, store
     from jaxgd import run as runs
     from jaxgd import table as tables
+    from jaxgd.ranges import visible
     from jaxgd.show.rates import rate_table, rate_words
-    from jaxgd.show.tables import by_name, setting, vector
+    from jaxgd.show.tables import setting, spread, vector
 
     folder = runs.resolved(run)
     config, table = runs.config_of(folder), store.opened_table(folder).load()
@@ -273,6 +331,8 @@ def best(
         print(cfg.as_toml(lane.at(config, winner)), end="")
         return
     print(setting(winner))
+    for name in (metric for metric in tables.METRICS if metric in winner):
+        print(f"{name:19s} {spread(winner, name)}")
     for name in ("final_cost", "best_cost", "best_epoch", "epochs", "target_epoch", "gradient_norm"):
         values = winner[name].values
         said = f"{values.item():.6g}" if values.ndim == 0 else f"median {_median(values):.6g} of {values.size}"
@@ -281,8 +341,8 @@ def best(
     params = winner if kept is None else kept
     for name in params.data_vars:
         if str(name).split(".")[0] == "params" and not winner["outcome"].ndim:  # of several seeds, none is the one
-            print(f"{name:14s} {vector(params[name].values)}")
-    for name, rows in by_name(table).items():
+            print(f"{visible(name):14s} {vector(params[name].values)}")
+    for name, rows in tables.by_name(table).items():
         if words := rate_words(rows, config.run.select, factor):
             print("\n" + "\n".join([*([f"{name}:"] if name else []), *words]))
         if rates := rate_table(rows, config.run.select, factor):
@@ -315,7 +375,104 @@ def explain(
     print("\n".join(again(facts)))  # as they are, to be copied
 
 
-def _carry_out(prepared: Any) -> None:
+@app.command()
+@_refuses
+def compare(
+    run: RunName,
+    by: Annotated[str | None, typer.Option(help="A cost or an accuracy; by default what the run selects by.")] = None,
+    factor: Annotated[float, typer.Option(help="How close to the best is good enough.", min=1)] = 2.0,
+    latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table and nothing else.")] = False,
+) -> None:
+    """Compare the optimizers of a run.
+
+    The best setting of each, the range of every hyperparameter that does nearly as well, and the
+    best that so many random trials would be expected to find.
+    """
+    from jaxgd import compare as comparing
+    from jaxgd import run as runs
+    from jaxgd import store
+    from jaxgd.config import near
+    from jaxgd.show import comparison
+
+    folder = runs.resolved(run)
+    config, table = runs.config_of(folder), store.opened_table(folder).load()
+    by = by or config.run.select
+    if by not in (known := comparing.figures(table)):
+        raise BadInput(f"--by {by}: can compare costs and accuracies only{near(by, known)}")
+    contenders = comparing.compared(table, by, factor)
+    if latex:
+        print(comparison.latex(contenders, by, factor))
+        return
+    title = config.title or folder.name
+    out = _console(width=200)  # a table that is cut short compares nothing: let the terminal wrap it
+    out.print(f"[bold]{_plain(title)}[/]\n")
+    out.print(comparison.words(contenders, by, factor))
+    picture = folder / "figures" / "expected_best.png"
+    picture.parent.mkdir(exist_ok=True)
+    comparison.curves(comparing.expected_best(table, by), title).savefig(picture)
+    out.print(f"\n[bold]picture[/]  {_plain(picture)}", soft_wrap=True)
+
+
+@app.command()
+@_refuses
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN_HELP, show_default=False)],
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write it there instead.")] = None,
+    open: Annotated[bool, typer.Option("--open", help="Open it when done.")] = False,
+) -> None:
+    """Make the report of a run again from its stored results; of several, side by side.
+
+    One HTML file that holds all it shows: send it on, open it anywhere.
+    """
+    from jaxgd.run import resolved
+    from jaxgd.show import report as reports
+
+    try:
+        page = reports.write([resolved(name) for name in runs], to)
+    except OSError as error:
+        raise BadInput(f"{error.filename or to}: can't be written: {error.strerror}") from error
+    print(page)
+    if open:
+        typer.launch(page.resolve().as_uri())
+
+
+@app.command()
+@_refuses
+def animate(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN_HELP, show_default=False)],
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write it there instead.")] = None,
+    open: Annotated[bool, typer.Option("--open", help="Open it when done.")] = False,
+) -> None:
+    """Film a run: balls that roll over the cost. Of several, as of a series of zooms, their pictures in turn.
+
+    One GIF that loops: from the stored paths, without descending.
+    """
+    from jaxgd import store
+    from jaxgd.run import config_of, resolved
+    from jaxgd.show import animation, plots
+
+    folders = [resolved(name) for name in runs]
+    titles = [config_of(folder).title or folder.name for folder in folders]
+    if len(folders) == 1:
+        surface, paths = store.opened_surface(folders[0]), store.opened_paths(folders[0])
+        if surface is None or paths is None:
+            raise BadInput(f"{folders[0]}: keeps no paths to film: record.paths is 0, or the run is not finished")
+        film = animation.animated(surface, paths, titles[0])
+    else:
+        runs_read = [(store.opened_table(folder), store.opened_paths(folder)) for folder in folders]
+        film = animation.slides([plots.overview(*read, title) for read, title in zip(runs_read, titles, strict=True)])
+    path = to or folders[-1] / "figures" / ("film.gif" if len(folders) == 1 else "series.gif")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        film.save(path)
+    except OSError as error:
+        raise BadInput(f"{path}: can't be written: {error.strerror}") from error
+    print(path)
+    if open:
+        typer.launch(str(path))
+
+
+def _carry_out(prepared: Any, cluster: str | None = None) -> None:
     """Runs with a progress bar, once it has taken long enough to want one."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -328,7 +485,7 @@ def _carry_out(prepared: Any) -> None:
     if bar.console.is_terminal:  # in a log a bar is only noise
         late.start()
     try:
-        runs.carry_out(prepared, lambda done, lanes: bar.update(task, completed=done))
+        runs.carry_out(prepared, lambda done, lanes: bar.update(task, completed=done), cluster)
     except KeyboardInterrupt:
         kept = f"{bar.tasks[task].completed} of {prepared.plan.lanes} lanes are kept in {prepared.folder}"
         raise Interrupted(kept) from None
@@ -340,40 +497,45 @@ def _carry_out(prepared: Any) -> None:
             bar.stop()
 
 
-def _picture(folder: Path, table: Any, paths: Any, title: str) -> Path:
-    from jaxgd.show import plots
-
-    path = folder / "figures" / "overview.png"
-    path.parent.mkdir(exist_ok=True)
-    plots.overview(table, paths, title).savefig(path)
-    return path
+def _others(pictures: list[Path]) -> str:
+    """What lies beside the first picture."""
+    return f"  (beside it: {', '.join(path.stem for path in pictures[1:])})" if pictures[1:] else ""
 
 
-def _console(stderr: bool = False) -> Any:
+def _pictures(folder: Path, table: Any, paths: Any, title: str, kind: str) -> list[Path]:
+    from jaxgd import store
+    from jaxgd.show import gallery
+
+    figures = gallery.fitting(table, paths, store.opened_surface(folder), title)
+    return gallery.written(folder / "figures", figures, kind)
+
+
+def _console(stderr: bool = False, width: int | None = None) -> Any:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    return Console(stderr=stderr, highlight=False, width=width)
 
 
-def _plain(text: str) -> str:
-    """Text from a config, without meaning to the console."""
+def _origin(reference: str, config: Path) -> str:
+    """Where the code of "module:name" is read from."""
+    from jaxgd.names import file_of
+
+    return str(file_of(reference.partition(":")[0], config.resolve().parent) or "what is installed")
+
+
+def _plain(text: object) -> str:
+    """Text from a config, without meaning to the console or to the terminal."""
     from rich.markup import escape
 
-    return escape(text)
+    from jaxgd.ranges import visible
+
+    return escape(visible(text))
 
 
 def _median(values: Any) -> float:
     import numpy as np
 
     return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """TOML to a checked config. Every error names the file, the key, what is wrong, and what is allowed."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,8 +12,14 @@ from pydantic import ConfigDict, Field
 
 from jaxgd.ranges import Axis, ConfigError, is_word, near, ranges_of, shown
 
+_MOST_BYTES = 1 << 26
+_DEEPEST = 32
+_too_deep = f"it is nested more than {_DEEPEST} levels deep"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+_SELECT = ("final_cost", "best_cost", "target_epoch")
+_SELECT_WITH_DATA = ("validation_cost", "validation_accuracy")
 
 
 class Table(pydantic.BaseModel):
@@ -31,13 +38,35 @@ class Open(Table):
         return dict(self.model_extra or {})
 
 
+class Network(Table):
+    hidden: list[Annotated[int, Field(ge=1, le=1_000_000)]] = []
+    activation: str = "tanh"
+    initialisation: str = "glorot_normal"
+    bias: bool = True
+    loss: str | None = None
+    seed: Seed | None = None
+
+
 class Cost(Table):
     expression: str | None = None
     surface: str | None = None
     function: str | None = None
+    network: Network | None = None
     constants: dict[str, Finite] = {}
     minimum: Finite | None = None
     minima: list[list[Finite]] | None = None
+
+
+class Data(Open):
+    name: str | None = None
+    file: str | None = None
+    target: str | None = None
+    labels: bool | None = None
+    split: list[Finite] = [0.6, 0.2, 0.2]
+    standardise: bool = True
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    remainder: Literal["drop", "pad"] = "drop"
+    seed: Seed | None = None
 
 
 class Optimizer(Open):
@@ -55,13 +84,13 @@ class Run(Table):
     ceiling: Finite | None = None
     tolerance: Positive | None = None
     precision: Literal["float32", "float64"] = "float32"
-    select: Literal["final_cost", "best_cost", "target_epoch"] = "final_cost"
+    select: str | None = None  # with data validation_cost, without final_cost
     unequal_trials: bool = False
 
 
 class Record(Table):
     history: Annotated[int, Field(ge=2, le=100_000)] | None = None
-    paths: Annotated[int, Field(ge=0, le=100_000)] = 0
+    paths: Annotated[int, Field(ge=0, le=100_000)] | None = None  # an eighth of the lanes, but 8 to 48
     params: Literal["all", "best", "none"] = "all"
 
 
@@ -69,7 +98,8 @@ class Config(Table):
     """What a run is asked to do; `start` and `sweep` are read further where they are used."""
 
     title: str = ""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Seed = 0
+    data: Data | None = None
     cost: Cost | None = None
     start: dict[str, Any] | None = None
     optimizer: Optimizer | None = None
@@ -87,7 +117,11 @@ def read(path: Path, settings: Iterable[str] = ()) -> Config:
       ConfigError: the file can't be read, isn't TOML, or isn't a config.
     """
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)  # no more, whatever it is
+        if len(content) > _MOST_BYTES:
+            raise ConfigError(f"{path}: is longer than the {_MOST_BYTES} bytes that a config may have")
+        content = _toml(content.decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -97,6 +131,29 @@ def read(path: Path, settings: Iterable[str] = ()) -> Config:
     for setting in settings:
         _lay_over(content, setting)
     return checked(content, str(path))
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises:
+      TOMLDecodeError: it isn't one, or holds what nobody can have meant.
+    """
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists within lists within lists
+        raise tomllib.TOMLDecodeError(_too_deep if isinstance(error, RecursionError) else str(error)) from error
+    level = [content]
+    for _ in range(_DEEPEST):
+        if not (level := [inner for value in level for inner in _within(value) if isinstance(inner, (dict, list))]):
+            return content
+    raise tomllib.TOMLDecodeError(_too_deep)
+
+
+def _within(value: dict | list) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def checked(content: dict[str, Any], where: str) -> Config:
@@ -113,9 +170,16 @@ def checked(content: dict[str, Any], where: str) -> Config:
     try:
         _check_tables(config)
         axes(config)
+        run = config.run.model_copy(update={"select": _selected(config)})
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    return config
+    return config.model_copy(update={"run": run})
+
+
+@lru_cache(maxsize=8)
+def rebuilt(kind: Callable[[Config, Path], Any], text: str, folder: Path) -> Any:
+    """What a config was made into, made again in another process, to which it travels as its text."""
+    return kind(checked(tomllib.loads(text), "the config"), folder)
 
 
 def as_toml(config: Config) -> str:
@@ -179,6 +243,14 @@ def paired(config: Config) -> list[list[str]]:
     return groups
 
 
+def code_named(config: Config) -> dict[str, str]:
+    """The references to the user's own code, "module:name" by key: what carrying the config out imports."""
+    content = config.model_dump(exclude={"sweep", "start", "optimizers"})
+    tables = content | {f"optimizers.{name}": table.model_dump() for name, table in (config.optimizers or {}).items()}
+    functions = {f"{name}.function": table.get("function") for name, table in tables.items() if isinstance(table, dict)}
+    return {key: reference for key, reference in functions.items() if reference is not None}
+
+
 def lay(content: dict[str, Any], path: list[str], value: Any) -> None:
     """Puts a value at a path of tables, and of lists, whose elements go by number.
 
@@ -201,10 +273,11 @@ def _lay_over(content: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     path = [part.strip() for part in key.split(".")]
     where = f"--set {' '.join(setting.split())}"
+    where = where if len(where) <= 80 else f"{where[:77]}..."
     if not equals or not all(path):
         raise ConfigError(f"{where}: must be KEY=VALUE, as in --set run.epochs=200")
     try:
-        parsed = tomllib.loads(f"value = {text}")
+        parsed = _toml(f"value = {text}")
     except tomllib.TOMLDecodeError as error:
         if text.lstrip()[:1] in ("[", "{", '"', "'"):
             raise ConfigError(f"{where}: the value is not valid TOML: {error}") from error
@@ -217,20 +290,60 @@ def _lay_over(content: dict[str, Any], setting: str) -> None:
         raise ConfigError(f"{where}: {error}") from None
 
 
+def _selected(config: Config) -> str:
+    """The figure that the best setting is chosen by."""
+    allowed = (*_SELECT, *_SELECT_WITH_DATA) if config.data else _SELECT
+    chosen = config.run.select or ("validation_cost" if config.data else "final_cost")
+    if chosen.startswith("test_"):
+        raise ConfigError(
+            f"run.select = {shown(chosen)}: a setting is chosen on validation, and only reported on test; "
+            f"allowed: {', '.join(allowed)}"
+        )
+    if chosen not in allowed:
+        beside = " (there is no [data])" if chosen in _SELECT_WITH_DATA else ""
+        raise ConfigError(f"run.select = {shown(chosen)}: must be one of {', '.join(allowed)}{beside}")
+    return chosen
+
+
+def reference(key: str, text: str) -> tuple[str, str]:
+    """(module, name) of "package.module:name".
+
+    Raises:
+      ConfigError: it isn't one.
+    """
+    module, colon, name = text.partition(":")
+    if not (colon and name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+        raise ConfigError(f'{key} = {shown(text)}: must be "package.module:name"')
+    return module, name
+
+
 def _check_tables(config: Config) -> None:
+    for key, code in code_named(config).items():
+        reference(key, code)
     if config.lane:
+        if config.data:
+            raise ConfigError("[lane] takes its data itself, as from jaxgd.data.load: remove [data]")
         for name in ("cost", "start", "optimizer", "optimizers"):
             if getattr(config, name) is not None:
                 raise ConfigError(f"[lane] takes the place of [cost], [start] and [optimizer]: remove [{name}]")
         return
     if config.cost is None:
         raise ConfigError('table [cost] is missing: say what to descend, as in surface = "rosenbrock"')
-    given = [w for w in ("expression", "surface", "function") if getattr(config.cost, w) is not None]
+    kinds = ("expression", "surface", "function", "network")
+    given = [kind for kind in kinds if getattr(config.cost, kind) is not None]
     if len(given) != 1:
-        raise ConfigError(f"cost: needs one of expression, surface, function; it has {' and '.join(given) or 'none'}")
-    if not config.start:
+        raise ConfigError(f"cost: needs one of {', '.join(kinds)}; it has {' and '.join(given) or 'none'}")
+    if config.data and given[0] in ("expression", "surface"):
+        raise ConfigError(f"cost.{given[0]}: takes no data; give [cost.network] or cost.function, or remove [data]")
+    if config.cost.network:
+        if config.data is None:
+            raise ConfigError('table [data] is missing: say what the network learns, as in name = "digits"')
+        for name in ("start", "cost.constants", "cost.minima"):
+            if getattr(config if name == "start" else config.cost, name.rpartition(".")[2]):
+                raise ConfigError(f"{name}: a network has none, and starts from its initialisation: remove it")
+    elif not config.start:
         raise ConfigError("table [start] is missing: say where the descent starts, as in x = 3.0")
-    for table, names in {"start": config.start, "cost.constants": config.cost.constants}.items():
+    for table, names in {"start": config.start or {}, "cost.constants": config.cost.constants}.items():
         for name in names:
             if not is_word(name):
                 raise ConfigError(f"{table}: {name!r} can't be a name; it must be a word of letters, digits and _")

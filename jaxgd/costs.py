@@ -13,19 +13,26 @@ import numpy as np
 from jaxgd import expression, names, ranges
 from jaxgd import plan as plans
 from jaxgd.config import Config
+from jaxgd.fit import Fit, NetworkCost
 from jaxgd.ranges import Axis, ConfigError, near, shown
 
 
-class WrittenCost:
-    """A cost by expression, surface or function, from a start by its variables' names."""
+def cost_of(config: Config, folder: Path) -> "WrittenCost | NetworkCost":
+    """What the config descends."""
+    return NetworkCost(config, folder) if config.cost.network else WrittenCost(config, folder)
 
-    varies = ("start", "cost.constants")
+
+class WrittenCost:
+    """A cost by expression, surface or function, from a start by its variables' names; a function may take data."""
 
     def __init__(self, config: Config, folder: Path):
-        self.config = config
+        self.config, self.layers = config, tuple(config.start)
+        self.fit = Fit(config, folder) if config.data else None
+        self.varies = ("start", "cost.constants", *(Fit.varies if config.data else ()))
         self.surface, self.cost = names.cost_of(config.cost, folder)
         self.start = {name: start_of(name, value) for name, value in config.start.items()}
-        self.shapes = {name: np.shape(value) for name, value in start_at(self.start, 0).items()}
+        drawn = jax.eval_shape(lambda: start_at(self.start, 0))
+        self.shapes = {name: value.shape for name, value in drawn.items()}
         self._check_names()
         self._check_start()
 
@@ -33,20 +40,28 @@ class WrittenCost:
         """What a `Descent` is made of, its optimizer apart; `settings` are what varies, by key."""
         constants = self.config.cost.constants | under("cost.constants.", settings)
         start = start_at(self.start, settings.get("seed", self.config.seed), under("start.", settings))
-        return {"cost": lambda params: self.cost(**params, **constants), "params": start}
+        if self.fit is None:
+            return {"cost": lambda params: self.cost(**params, **constants), "params": start}
+
+        def cost(params, batch):
+            return self.cost(**params, **constants, batch=batch)
+
+        return {"params": start} | self.fit.descent(settings, cost, None)
 
     def check_axis(self, axis: Axis) -> None:
         """Whether a swept key of [start] or [cost] names something that can vary."""
         where, (table, *rest) = f"sweep.{axis.key}", axis.path
         if table == "start":
             self._check_start_axis(where, axis, rest)
-        else:
+        elif table == "cost":
             known = self.config.cost.constants | (self.surface.constants if self.surface else {})
             if rest[1:] != [name for name in rest[1:] if name in known]:
                 raise ConfigError(f"{where}: there is no constant {'.'.join(rest[1:])}{near(rest[1], known)}")
 
-    def numbers(self, axis: Axis) -> np.ndarray:
-        """The values along an axis of [start] or [cost]."""
+    def numbers(self, axis: Axis) -> Any:
+        """The values along an axis of [start], [cost] or [data]."""
+        if axis.path[0] == "data":
+            return self.fit.numbers(axis)
         return ranges.reals(f"sweep.{axis.key}", ranges.numbers(axis, self.config.seed))
 
     def known_minima(self, swept: Mapping[str, Any]) -> tuple[float | None, Any]:
@@ -87,11 +102,12 @@ class WrittenCost:
             self._check_expression(self.cost.names)
         else:
             try:
-                inspect.signature(self.cost).bind(**self.start, **cost.constants)
+                given = dict.fromkeys((*self.start, *cost.constants, *(["batch"] if self.fit else ())))
+                inspect.signature(self.cost).bind(**given)
             except TypeError as error:
                 raise ConfigError(
                     f"cost.function: {cost.function}{inspect.signature(self.cost)} is called with the names of [start] "
-                    f"and [cost.constants], here {', '.join([*self.start, *cost.constants])}: {error}"
+                    f"and [cost.constants]{' and with batch' if self.fit else ''}, here {', '.join(given)}: {error}"
                 ) from error
             except ValueError:
                 pass  # a function whose signature Python can't tell: its call will show

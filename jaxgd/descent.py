@@ -1,23 +1,31 @@
 """One descent: a gradient from `jax.grad`, a jitted step, a scan over epochs."""
 
+import inspect
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Num, PyTree
+
+from jaxgd.batches import Batches, batches
 
 Cost = Callable[[PyTree], Float[Array, ""]]
 Step = Callable[[PyTree, PyTree], tuple[Float[Array, ""], PyTree, PyTree, PyTree]]
+Metrics = Mapping[str, Callable[[Any], Num[Array, "..."]]]
 
 
 @dataclass(frozen=True)
 class Descent:
     """One descent, not yet carried out: a cost, where it starts, and how it steps.
+
+    With data the cost is a function of (params, batch). An epoch is one pass over the batches, with an
+    update for each, in an order drawn anew for each epoch; the cost of an epoch is that of the whole
+    data, before its first update.
 
     Args:
       cost: a function of the params that returns a real scalar and that JAX can differentiate.
@@ -25,11 +33,25 @@ class Descent:
         tree (a module that holds functions or flags among its leaves) the floating-point arrays are
         the params, and the rest is set aside and given back to the cost.
       optimizer: any optax `GradientTransformation`.
+      data: a tree of arrays [row, ...], as (inputs, targets); a batch is the same tree of fewer rows.
+      batch_size: rows per batch; None: all of them, in one batch, in the order they came in.
+      key: what the order is drawn from, a seed or a key of `jax.random`; the same for all lanes of a
+        sweep unless the lane makes it vary.
+      remainder: what becomes of the rows that fill no batch. "drop": they wait for another epoch, as
+        the order is drawn anew; "pad": the last batch is filled up with the first rows of that order.
+      metrics: functions of the params by name, as an accuracy on other data; a sweep evaluates them where
+        the lane ended, and `descend` in every epoch.
     """
 
-    cost: Callable[[Any], Float[Array, ""]]
+    cost: Callable[..., Float[Array, ""]]
     params: PyTree
     optimizer: optax.GradientTransformation
+    _: KW_ONLY
+    data: PyTree = None
+    batch_size: int | None = None
+    key: Any = 0
+    remainder: str = "drop"
+    metrics: Metrics = field(default_factory=dict)
 
 
 class History(NamedTuple):
@@ -37,25 +59,37 @@ class History(NamedTuple):
 
     epoch: Int[Array, " record"]
     params: PyTree  # each leaf [record, ...]
-    cost: Float[Array, " record"]
+    cost: Float[Array, " record"]  # of the whole data, if there is any
     gradient_norm: Float[Array, " record"]
+    metrics: dict[str, Num[Array, "record ..."]]
+
+    def _repr_png_(self) -> bytes | None:
+        """Its curves, when a notebook asks to see it; several in one array have no picture."""
+        from jaxgd.show.notebook import png  # a room above, and matplotlib with it: not before it is asked for
+
+        return png(self) if np.ndim(self.cost) == 1 else None
 
 
 def descend(
-    cost: Callable[[Any], Float[Array, ""]],
+    cost: Callable[..., Float[Array, ""]],
     params: PyTree,
     optimizer: optax.GradientTransformation,
     *,
     epochs: int,
+    data: PyTree = None,
+    batch_size: int | None = None,
+    key: Any = 0,
+    remainder: str = "drop",
+    metrics: Metrics | None = None,
 ) -> History:
-    """xₖ₊₁ = xₖ + update(∇cost(xₖ)),  k = 0 … epochs − 1.
+    """xₖ₊₁ = xₖ + update(∇cost(xₖ)),  k = 0 … epochs − 1;  with batches, one such update for each.
 
     Pure, so it runs under `jit` and `vmap`, and differentiates: by the start, by the learning
     rate, by anything the cost closes over.
 
     Args:
-      cost, params, optimizer: as in `Descent`.
-      epochs: how many updates to make; the history has one record more, the start.
+      cost, params, optimizer, data, batch_size, key, remainder, metrics: as in `Descent`.
+      epochs: how many to make; the history has one record more, the start.
 
     Returns:
       A `History` of epochs + 1 records.
@@ -63,7 +97,7 @@ def descend(
     Raises:
       TypeError: the cost is not a real scalar function that JAX can differentiate, or it keeps
         something from one call to the next; or there are no params to move.
-      ValueError: `epochs` is not a whole number ≥ 0.
+      ValueError: `epochs` is not a whole number ≥ 0; or the data makes no batches.
 
     >>> history = descend(lambda x: x**2 + 5, 3, optax.sgd(0.25), epochs=2)
     >>> history.params.tolist(), history.cost.tolist()
@@ -73,29 +107,60 @@ def descend(
     ...     return descend(lambda x: x**2 + 5, 3.0, optax.sgd(learning_rate), epochs=2).cost[-1]
     >>> print(jax.grad(last_cost)(0.25))
     -9.0
+
+    >>> def squares(slope, batch):
+    ...     return jnp.mean((slope * batch["x"] - batch["y"]) ** 2)
+    >>> data = {"x": jnp.arange(1.0, 5.0), "y": 3 * jnp.arange(1.0, 5.0)}
+    >>> print(descend(squares, 0.0, optax.sgd(0.0625), epochs=2, data=data, batch_size=1).params.round(2))
+    [0.   2.84 2.99]
     """
     epochs = whole("epochs", epochs, least=0)
-    cost, params, optimizer = opened(Descent(cost, params, optimizer))
-    step = step_of(cost, optimizer)
+    one = opened(
+        Descent(
+            cost,
+            params,
+            optimizer,
+            data=data,
+            batch_size=batch_size,
+            key=key,
+            remainder=remainder,
+            metrics=metrics or {},
+        )
+    )
 
     @jax.jit
     def path(params):
+        def record(params, value, grads):
+            return params, value, norm(grads), one.metrics(params)
+
         def epoch(carry, _):
-            value, grads, *moved = step(*carry)
-            return tuple(moved), (carry[0], value, norm(grads))
+            value, grads, *moved = one.step(*carry)
+            return tuple(moved), record(carry[0], value, grads)
 
-        (last, _), records = jax.lax.scan(epoch, (params, optimizer.init(params)), length=epochs)
-        value, grads = jax.value_and_grad(cost)(last)
-        return jax.tree.map(lambda many, one: jnp.append(many, one[None], axis=0), records, (last, value, norm(grads)))
+        (last, _), records = jax.lax.scan(epoch, (params, one.init(params)), length=epochs)
+        end = record(last, *jax.value_and_grad(one.cost)(last))
+        return jax.tree.map(lambda many, one: jnp.append(many, one[None], axis=0), records, end)
 
-    return History(jnp.arange(epochs + 1), *path(params))
+    return History(jnp.arange(epochs + 1), *path(one.params))
 
 
-def opened(descent: Descent) -> tuple[Cost, PyTree, optax.GradientTransformationExtraArgs]:
-    """What a loop needs: a cost of the moving params alone, those params, and the optimizer.
+class Opened(NamedTuple):
+    """A descent as a loop needs it: pure functions of the moving params."""
+
+    cost: Cost  # of the whole data, if there is any
+    params: PyTree
+    init: Callable[[PyTree], PyTree]  # params → state
+    step: Step  # (params, state) → (cost and grads at params, the next params, the next state): one epoch
+    metrics: Callable[[PyTree], dict[str, Num[Array, "..."]]]
+    has_data: bool = False
+    has_batches: bool = False  # several: grads are those of the whole data, which no update has followed
+
+
+def opened(descent: Descent) -> Opened:
+    """A descent, checked, as pure functions of what moves.
 
     Raises:
-      TypeError: as `descend`.
+      TypeError, ValueError: as `descend`.
     """
     if not isinstance(descent.optimizer, optax.GradientTransformation):
         raise TypeError(
@@ -104,11 +169,43 @@ def opened(descent: Descent) -> tuple[Cost, PyTree, optax.GradientTransformation
         )
     if not callable(descent.cost):
         raise TypeError(f"cost is {_kind(descent.cost)}; it must be a function of the params")
-    cost, params = _moving(descent.cost, descent.params)
-    _check_cost(cost, params)
+    restored, params = _moving(descent.params)
+    data = None if descent.data is None else batches(descent.data, descent.batch_size, descent.key, descent.remainder)
+    if data is None and descent.batch_size is not None:
+        raise ValueError(f"batch_size = {descent.batch_size!r}, but there is no data to make batches of: give data=")
+    _check_call(descent.cost, data)
+
+    def cost_on(*batch):
+        return lambda moving: jnp.asarray(descent.cost(restored(moving), *batch))
+
+    everything = () if data is None else (data.data,)
+    _check_cost(lambda moving: descent.cost(restored(moving), *everything), params)
+    cost = cost_on(*everything)
     optimizer = optax.with_extra_args_support(descent.optimizer)
     _check_optimizer(cost, params, optimizer)
-    return lambda moving: jnp.asarray(cost(moving)), params, optimizer
+    metrics = _metrics_of(descent.metrics, restored)
+    if data is None or not data.several:
+        return Opened(cost, params, optimizer.init, step_of(cost, optimizer), metrics, data is not None)
+    return Opened(cost, params, *_epochs_of(cost_on, data, optimizer), metrics, True, True)
+
+
+def _epochs_of(cost_on: Callable[..., Cost], data: Batches, optimizer: optax.GradientTransformationExtraArgs):
+    """init and step of `Opened`, where an epoch is a pass over several batches."""
+
+    def init(params):
+        return optimizer.init(params), jnp.int32(0)
+
+    def step(params, state):
+        def update(moving, rows):
+            _, _, *moved = step_of(cost_on(data.batch(rows)), optimizer)(*moving)
+            return tuple(moved), None
+
+        state, epoch = state
+        value, grads = jax.value_and_grad(cost_on(data.data))(params)
+        moved, _ = jax.lax.scan(update, (params, state), data.order(epoch))
+        return value, grads, moved[0], (moved[1], epoch + 1)
+
+    return init, step
 
 
 def step_of(cost: Cost, optimizer: optax.GradientTransformationExtraArgs) -> Step:
@@ -151,13 +248,13 @@ def whole(name: str, value: Any, least: int) -> int:
     return number
 
 
-def _moving(cost: Callable, params: PyTree) -> tuple[Cost, PyTree]:
-    """Splits params into what moves and what is set aside, and the cost accordingly."""
+def _moving(params: PyTree) -> tuple[Callable[[PyTree], PyTree], PyTree]:
+    """Splits params into what moves and what is set aside: (what moves → params as they came, what moves)."""
     leaves, tree = jax.tree.flatten(params)
     if any(isinstance(leaf, complex) or _is_array_of(jnp.complexfloating, leaf) for leaf in leaves):
         raise TypeError("params hold complex numbers; give their real and imaginary parts as two real arrays")
     if leaves and all(map(_is_number, leaves)):
-        return cost, jax.tree.map(_as_float, params)
+        return lambda moving: moving, jax.tree.map(_as_float, params)
     moves = [_is_array_of(jnp.floating, leaf) for leaf in leaves]
     if not any(moves):
         mixed = " (beside other leaves, only floating-point arrays are)" if any(map(_is_number, leaves)) else ""
@@ -165,11 +262,11 @@ def _moving(cost: Callable, params: PyTree) -> tuple[Cost, PyTree]:
 
     marked = list(zip(leaves, moves, strict=True))
 
-    def cost_of_moving(moving):
+    def restored(moving):
         moved = iter(jax.tree.leaves(moving))
-        return cost(tree.unflatten(next(moved) if moves_on else leaf for leaf, moves_on in marked))
+        return tree.unflatten(next(moved) if moves_on else leaf for leaf, moves_on in marked)
 
-    return cost_of_moving, tree.unflatten(leaf if moves_on else None for leaf, moves_on in marked)
+    return restored, tree.unflatten(leaf if moves_on else None for leaf, moves_on in marked)
 
 
 def _is_array_of(kind: Any, leaf: Any) -> bool:
@@ -187,6 +284,31 @@ def _as_float(leaf: Any) -> Array:
     dtype = getattr(leaf, "dtype", None)
     real = dtype if dtype is not None and jnp.issubdtype(dtype, jnp.floating) else float
     return jax.lax.convert_element_type(leaf, jax.dtypes.canonicalize_dtype(real))
+
+
+def _metrics_of(metrics: Metrics, restored: Callable[[PyTree], PyTree]) -> Callable[[PyTree], dict[str, Array]]:
+    for name, metric in metrics.items():
+        if not isinstance(name, str) or not callable(metric):
+            raise TypeError(f"metrics[{name!r}] is {_kind(metric)}; it must be a function of the params, under a name")
+
+    def measured(moving):
+        values = {name: jnp.asarray(metric(restored(moving))) for name, metric in metrics.items()}
+        return {name: value.astype(jnp.result_type(value.dtype, float)) for name, value in values.items()}
+
+    return measured
+
+
+def _check_call(cost: Callable, data: Batches | None) -> None:
+    """Whether the cost takes what it is called with."""
+    try:
+        signature = inspect.signature(cost)
+    except (TypeError, ValueError):  # a function whose signature Python can't tell: its call will show
+        return
+    try:
+        signature.bind(*([None] if data is None else [None, None]))
+    except TypeError as error:
+        called = "without data, as cost(params)" if data is None else "with data, as cost(params, batch)"
+        raise TypeError(f"cost is called {called}; it takes {signature}: {error}") from None
 
 
 def _check_cost(cost: Cost, params: PyTree) -> None:

@@ -21,6 +21,8 @@ from jaxgd.outcome import NEVER, Watch, choose, look, watch_from
 from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 
 SEGMENT = 50  # epochs between two looks at who has ended; also the longest window
+SEGMENT_OF_BATCHES = 10  # the same, where each epoch makes several updates
+_AT_ONCE = 2  # epochs per turn of the truth loop, which saves copies; of more, XLA computes each epoch several times
 _CACHE_BYTES = 1 << 17  # of params, grads and state that a block may hold and still live in a core's L2
 _FEWEST, _MOST = 64, 2048  # lanes per block: never less than full vectors, never more than retirement likes
 _MOST_ELSEWHERE = 1 << 16  # on an accelerator, which a block has to fill
@@ -91,7 +93,8 @@ def program(
     shape = jax.ShapeDtypeStruct
     many = jax.tree.map(lambda a: shape((blocks * block, *a.shape), a.dtype), arguments)
     limits = Limits(shape((), jnp.int32), shape((), dtype), shape((), dtype), shape((records,), jnp.int32))
-    function = functools.partial(_batch, explicit(lane, arguments), block, blocks, not targeted)
+    one = explicit(lane, arguments)
+    function = functools.partial(_batch, one, block, blocks, one.has_data or not targeted)
     return compiled(function, (many, shape((), jnp.int32), limits), device)
 
 
@@ -104,13 +107,15 @@ def _batch(
     together, if that empties blocks: so what has ended costs nothing, wherever in the batch it lies.
     """
     common, *begun, shared = one.begin(arguments, block * blocks)
-    one = one._replace(step=functools.partial(one.step, common))
-    lanes, start = _at_start(one, _Lanes(*begun, *[None] * 6), shared, used, limits)
+    one = one._replace(step=functools.partial(one.step, common), metrics=functools.partial(one.metrics, common))
+    lanes, start = _at_start(one, _Lanes(*begun, *[None] * 6), shared, used, limits, block)
     real = lanes.best_cost.dtype
     limits = limits._replace(target=limits.target.astype(real), ceiling=limits.ceiling.astype(real))
 
     def one_round(now: _Round) -> _Round:
-        further = jnp.where(now.first > 0, now.first + now.segments * SEGMENT, _segment_end(now.first, limits))
+        further = jnp.where(
+            now.first > 0, now.first + now.segments * _length(one), _segment_end(one, now.first, limits)
+        )
         until = limits.epochs if limits.records.size else jnp.minimum(further, limits.epochs)
         lanes = lax.cond(_is_scattered(now, block), lambda: _gathered(now, one.axis), lambda: now.lanes)
 
@@ -135,16 +140,25 @@ def _batch(
     moved = jnp.any(lanes.place != jnp.arange(block * blocks))
     lanes = lax.cond(moved, lambda: _permuted(lanes, jnp.argsort(lanes.place), one.axis), lambda: lanes)
     figures = start | jax.tree.map(lambda a: jnp.moveaxis(a, one.axis, 0), lanes.figures)
+    ended = (begun[0], lanes.figures["params"], begun[2])  # what metrics close over, as it came
+    figures["metrics"] = _by_block(one, ended, block, lambda *lane: one.metrics(*lane, shared))
     figures["params"] = one.params.unflatten(figures["params"])
     if limits.records.size:
         figures["cost_history"] = _history(jnp.moveaxis(lanes.history, one.axis, 0), figures, limits)
     return figures
 
 
-def _at_start(one: Explicit, lanes: _Lanes, shared: Leaves, used, limits: Limits) -> tuple[_Lanes, dict[str, Any]]:
+def _at_start(
+    one: Explicit, lanes: _Lanes, shared: Leaves, used, limits: Limits, block: int
+) -> tuple[_Lanes, dict[str, Any]]:
     """The lanes before their first epoch, and what is known of their start."""
+
+    def seen(*lane):
+        cost, grads, *_ = one.step(*lane, shared)
+        return cost, norm(grads)
+
     axis = one.axis
-    cost, grads = _evaluated(one, lanes, shared)
+    cost, gradient_norm = _by_block(one, (lanes.constants, lanes.params, lanes.state), block, seen)
     place = jnp.arange(cost.size, dtype=jnp.int32)
     history = jnp.full((limits.records.size, cost.size), jnp.nan, cost.dtype)
     lanes = lanes._replace(
@@ -154,9 +168,29 @@ def _at_start(one: Explicit, lanes: _Lanes, shared: Leaves, used, limits: Limits
         place=place,
         history=history if axis else history.T,
     )
-    figures = _figures_of(one, lanes, lanes, jax.vmap(watch_from, axis, axis)(lanes.params, cost), limits, 0)
-    start = {"start_cost": cost, "start_gradient_norm": jax.vmap(norm, axis, axis)(grads)}
+    figures = _figures_of(one, lanes, lanes, _watch_from(one, lanes.params, cost), limits, 0)
+    start = {"start_cost": cost, "start_gradient_norm": gradient_norm}
     return lanes._replace(figures=figures), start
+
+
+def _by_block(one: Explicit, lanes: tuple, block: int, function: Callable[..., Any]) -> Any:
+    """Results [lane, ...] of a function of one lane's (constants, params, state).
+
+    With data, block by block: what a cost makes of every row of it would not fit for all lanes at once.
+    """
+    many = jax.vmap(function, one.axis)
+    if not one.has_data:
+        return many(*lanes)
+
+    def in_blocks(a):
+        a = jnp.moveaxis(a, one.axis, 0)
+        return a.reshape(-1, block, *a.shape[1:])
+
+    def of_block(lanes):
+        return many(*jax.tree.map(lambda a: jnp.moveaxis(a, 0, one.axis), lanes))
+
+    results = lax.map(of_block, jax.tree.map(in_blocks, lanes))
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
 
 
 # --- between rounds ---
@@ -205,8 +239,9 @@ def _block(
 
     def segment(carry):
         first, slot, shared, lanes = carry
-        last = _segment_end(first, limits)
-        moved, clock, after, slot = _truth(one, lanes, shared, slot, first, last, limits, clocked)
+        last = _segment_end(one, first, limits)
+        watch = _watch_from(one, lanes.params, lanes.best_cost) if one.has_data else None
+        moved, clock, watch, after, slot = _truth(one, lanes, watch, shared, slot, first, last, limits, clocked)
         goes = lanes.epochs == first
         stands = ~_within(_evaluated(one, moved, after)[0], limits)
         on = goes & ~stands & (last < limits.epochs)
@@ -217,13 +252,13 @@ def _block(
         )
 
         def audited():
-            watch, seen = _audit(one, lanes, moved, shared, after, first, last, limits)
-            counts = clock if clocked else seen
+            seen = (watch, clock) if one.has_data else _audit(one, lanes, shared, first, last, limits)
+            counts = clock if clocked else seen[1]
             exact = moved._replace(
                 epochs=first + jnp.where(stands, jnp.minimum(_made(counts), last - first), last - first),
                 best_epoch=jnp.where(lower & (counts >= _NEW_LOW), first + _low(counts), moved.best_epoch),
             )
-            figures = _figures_of(one, lanes, exact, watch, limits, first)
+            figures = _figures_of(one, lanes, exact, _last_look(one, seen[0], moved, after), limits, first)
             figures = jax.vmap(choose, one.axis, one.axis)(goes & ~on, figures, lanes.figures)
             return _stood_in(moved, on, one.axis)._replace(figures=figures)
 
@@ -234,9 +269,13 @@ def _block(
     return reached, shared, lanes
 
 
-def _segment_end(first, limits: Limits):
+def _length(one: Explicit) -> int:
+    return SEGMENT_OF_BATCHES if one.has_batches else SEGMENT
+
+
+def _segment_end(one: Explicit, first, limits: Limits):
     """Where the segment that begins at `first` ends; the short segment, if any, comes first."""
-    return first + 1 + (limits.epochs - first - 1) % SEGMENT
+    return first + 1 + (limits.epochs - first - 1) % _length(one)
 
 
 def _stood_in(lanes: _Lanes, on, axis: int) -> _Lanes:
@@ -268,61 +307,71 @@ def _low(clock):
     return clock // _NEW_LOW - 1
 
 
-def _truth(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limits: Limits, clocked: bool):
-    """Moves the lanes from epoch `first` to `last`, each to its own end: the lanes, clocks, shared state, slot.
+def _truth(
+    one: Explicit, lanes: _Lanes, watch: Watch | None, shared: Leaves, slot, first, last, limits: Limits, clocked: bool
+):
+    """Moves the lanes from epoch `first` to `last`, each to its own end: the lanes, clocks, watch, shared state, slot.
 
-    A clock costs as much as half of a simple step. Where lanes end at a target, their lowest cost is
-    their last, which the audit sees; so there the clock is left out.
+    A clock costs as much as half of a simple step, and a watch more than all of it. Where lanes end
+    at a target, their lowest cost is their last, which the audit sees; so there the clock is left out.
+    Where a step passes over data, neither counts, and one loop is truth and audit.
     """
 
-    def epoch(offset, constants, params, state, shared, best_cost, clock):
-        cost, _, moved, state, shared = one.step(constants, params, state, shared)
+    def epoch(offset, constants, params, state, shared, best_cost, clock, watch):
+        cost, grads, moved, state, shared = one.step(constants, params, state, shared)
         runs = _within(cost, limits)  # what stands still keeps its cost, so that it stays so
         lower = runs & (cost < best_cost)
         clock = _ticked(clock, offset, runs, lower) if clocked else clock
-        return choose(runs, moved, params), state, shared, jnp.where(lower, cost, best_cost), clock, cost
+        watch = watch if not watched else look(watch, params, cost, None if one.has_batches else grads)
+        return choose(runs, moved, params), state, shared, jnp.where(lower, cost, best_cost), clock, watch, cost
 
-    own = one.axis
-    epochs = jax.vmap(epoch, (None, own, own, own, None, own, own), (own, own, None, own, own, own))
+    own, watched = one.axis, watch is not None
+    epochs = jax.vmap(epoch, (None, own, own, own, None, own, own, own), (own, own, None, own, own, own, own))
 
     def one_epoch(now, carry):
-        params, state, shared, best_cost, clock, history, slot = carry
-        *moved, cost = epochs(now - first, lanes.constants, params, state, shared, best_cost, clock)
-        if limits.records.size:
+        params, state, shared, best_cost, clock, watch, history, slot = carry
+        *moved, cost = epochs(now - first, lanes.constants, params, state, shared, best_cost, clock, watch)
+        if history is not None and limits.records.size:
             history = lax.dynamic_update_index_in_dim(history, cost, slot, 1 + own)
             slot = slot + (now == limits.records[slot])
         return *moved, history, slot
 
+    def one_turn(turn, carry):
+        for now in range(_AT_ONCE):
+            carry = one_epoch(first + turn * _AT_ONCE + now, carry)
+        return carry
+
     clock = jnp.zeros_like(lanes.epochs) if clocked else None
-    begin = (lanes.params, lanes.state, shared, lanes.best_cost, clock, lanes.history, slot)
-    params, state, shared, best_cost, clock, history, slot = lax.fori_loop(first, last, one_epoch, begin)
+    begin = (lanes.params, lanes.state, shared, lanes.best_cost, clock, watch, lanes.history, slot)
+    turns = 0 if watched else (last - first) // _AT_ONCE
+    begin = begin if watched else lax.fori_loop(0, turns, one_turn, begin)
+    begins = first + turns * _AT_ONCE
+    params, state, shared, best_cost, clock, watch, history, slot = lax.fori_loop(begins, last, one_epoch, begin)
     moved = lanes._replace(params=params, state=state, best_cost=best_cost, history=history)
-    return moved, clock, shared, slot
+    return moved, clock, watch, shared, slot
 
 
-def _audit(
-    one: Explicit, before: _Lanes, after: _Lanes, shared: Leaves, shared_after: Leaves, first, last, limits: Limits
-) -> tuple[Watch, Int[Array, " lane"]]:
+def _audit(one: Explicit, lanes: _Lanes, shared: Leaves, first, last, limits: Limits) -> tuple[Watch, Any]:
     """Sees again, more closely, what the truth loop did from `first` to `last`: what it saw, and clocks."""
+    watch, unkept = _watch_from(one, lanes.params, lanes.best_cost), lanes._replace(history=None)
+    _, clock, watch, *_ = _truth(one, unkept, watch, shared, jnp.int32(0), first, last, limits, clocked=True)
+    return watch, clock
 
-    def epoch(offset, watch, best_cost, clock, constants, params, state, shared):
-        cost, grads, moved, state, shared = one.step(constants, params, state, shared)
-        runs = _within(cost, limits)
-        lower = runs & (cost < best_cost)
-        watch, clock = look(watch, params, cost, grads), _ticked(clock, offset, runs, lower)
-        return watch, jnp.where(lower, cost, best_cost), clock, choose(runs, moved, params), state, shared
 
+def _watch_from(one: Explicit, params: Leaves, cost) -> Watch:
+    begin = functools.partial(watch_from, by_cost=one.has_batches)
+    return jax.vmap(begin, one.axis, one.axis)(params, cost)
+
+
+def _last_look(one: Explicit, watch: Watch, after: _Lanes, shared: Leaves) -> Watch:
+    """The watch, once it has seen where the lanes have come to."""
     own = one.axis
-    epochs = jax.vmap(epoch, (None, own, own, own, own, own, own, None), (own, own, own, own, own, None))
-
-    def one_epoch(now, carry):
-        watch, best_cost, clock, *moving = carry
-        return epochs(now - first, watch, best_cost, clock, before.constants, *moving)
-
-    watch, clock = jax.vmap(watch_from, own, own)(before.params, before.best_cost), jnp.zeros_like(before.epochs)
-    begin = (watch, before.best_cost, clock, before.params, before.state, shared)
-    watch, _, clock, *_ = lax.fori_loop(first, last, one_epoch, begin)
-    return jax.vmap(look, own, own)(watch, after.params, *_evaluated(one, after, shared_after)), clock
+    cost, grads = _evaluated(one, after, shared)
+    if not one.has_batches:
+        return jax.vmap(look, own, own)(watch, after.params, cost, grads)
+    watch = jax.vmap(lambda *seen: look(*seen, None), own, own)(watch, after.params, cost)
+    _, grads = _evaluated(one, after._replace(params=watch.params), shared)
+    return watch._replace(gradient_norm=jax.vmap(norm, own, own)(grads))
 
 
 def _evaluated(one: Explicit, lanes: _Lanes, shared: Leaves) -> tuple[Float[Array, " lane"], Leaves]:

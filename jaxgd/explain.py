@@ -16,7 +16,7 @@ from jaxgd import lane as lanes
 from jaxgd import plan as plans
 from jaxgd import run as runs
 from jaxgd import store
-from jaxgd.descent import Descent, norm, opened, step_of
+from jaxgd.descent import Descent, norm, opened
 from jaxgd.limits import sharpness_at
 from jaxgd.nearest import nearest
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, OUTCOMES, TRAPPED, dot, named
@@ -148,8 +148,7 @@ def followed(plan: plans.Plan, index: Index, epochs: int) -> Course:
 
 
 def _course(lane: Callable[..., Descent], looks: Int[Array, " look"], point: dict[str, Any]) -> Course:
-    cost, start, optimizer = opened(lane(**point))
-    step = step_of(cost, optimizer)
+    cost, start, init, step, *_ = opened(lane(**point))
     flat, as_params = ravel_pytree(start)
 
     def moved(_, carry):
@@ -165,7 +164,7 @@ def _course(lane: Callable[..., Descent], looks: Int[Array, " look"], point: dic
 
     still = jax.tree.map(jnp.zeros_like, start)
     spans = (looks, jnp.append(looks[1:], looks[-1]))
-    carry, seen = jax.lax.scan(look, ((start, optimizer.init(start)), still, jnp.int32(0)), spans)
+    carry, seen = jax.lax.scan(look, ((start, init(start)), still, jnp.int32(0)), spans)
     (last, _), before, crossings = carry
     crossings += dot(before, jax.grad(cost)(last)) < 0
     curves = jax.lax.map(lambda place: sharpness(cost, as_params(place)), seen[0])

@@ -1,29 +1,36 @@
 """A checked config to a plan: one lane, and the axes along which lanes vary."""
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from jaxgd import budget, names, ranges
 from jaxgd import config as cfg
-from jaxgd import costs, names, ranges
 from jaxgd import plan as plans
 from jaxgd.config import Config
-from jaxgd.costs import start_at, start_of, under
+from jaxgd.costs import cost_of, start_at, start_of, under
 from jaxgd.descent import Descent
+from jaxgd.fit import layers_of
 from jaxgd.outcome import FIGURES
 from jaxgd.ranges import Axis, ConfigError, near
-from jaxgd.trials import Trials, trials_of
+from jaxgd.table import METRICS, REPLICATES
+from jaxgd.trials import trials_of
 from jaxgd.user_lane import UserLane
 
 if TYPE_CHECKING:
     import xarray
 
-_RESERVED = {*FIGURES, "params", "epoch", "cost_history", "known_limit", "limit_formula", "sharpness"}  # in results
+_RESERVED = {  # names in results and in their folder
+    *FIGURES,
+    *METRICS,
+    *("params", "epoch", "cost_history", "known_limit", "limit_formula", "sharpness", "done"),
+}
 
 
 def planned(config: Config, where: str, folder: Path) -> plans.Plan:
@@ -41,15 +48,19 @@ def planned(config: Config, where: str, folder: Path) -> plans.Plan:
     plan = None
     with jax.enable_x64(config.run.precision == "float64"):
         try:
+            budget.check_config(config)
             plan = _plan(config, folder)
             plans.fingerprint(plan)  # traces the start and the first step of every program, as the run will
+            budget.check_plan(plan)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error.__cause__
         except _NOT_TRACED as error:
             raise ConfigError(f"{where}: {_not_traced(config, error)}") from error
+        except plans.NeedsValue as error:
+            raise ConfigError(f"{where}: {_not_traced(config, error.__cause__)}") from error
         except (TypeError, ValueError, IndexError) as error:  # what Descent, its cost or the optimizer refuse
             raise ConfigError(f"{where}: {_place(error, folder)}{error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not (place := _place(error, folder)):
                 raise
             raise ConfigError(f"{where}: {place}{type(error).__name__}: {error}") from error
@@ -71,7 +82,7 @@ def at(config: Config, setting: "xarray.Dataset") -> Config:
         if axis.key == "seed" and setting["seed"].ndim == 0:
             content["seed"] = int(setting["seed"])
     for axis in swept:
-        if axis.key == "seed":
+        if axis.name in REPLICATES:
             continue
         if axis.path[0] == "start" and len(axis.path) == 3:  # an element: its vector must be there, drawn or not
             name = axis.path[1]
@@ -79,6 +90,8 @@ def at(config: Config, setting: "xarray.Dataset") -> Config:
                 vector = start_at({name: start_of(name, content["start"][name])}, content["seed"])[name]
             content["start"][name] = vector.tolist()
         path = ["optimizer", axis.path[-1]] if axis.path[0] == "optimizers" else axis.path
+        if is_of_layer(axis) and not isinstance(rate := content["optimizer"]["learning_rate"], dict):
+            content["optimizer"]["learning_rate"] = dict.fromkeys(layers_of(config), rate)
         cfg.lay(content, path, _value_at(config, axis, setting))
     return cfg.checked(content, "the best setting")
 
@@ -113,7 +126,7 @@ def _value_at(config: Config, axis: Axis, setting: "xarray.Dataset") -> Any:
 def _plan(config: Config, folder: Path) -> plans.Plan:
     trials = trials_of(config, _private_numbers(config))
     shared = [axis for axis in cfg.axes(config) if axis.optimizer is None]
-    lane = UserLane(config, folder) if config.lane else _Lane(config, folder, trials)
+    lane = UserLane(config, folder) if config.lane else _Lane(config, folder)
     values: dict[str, Any] = {}
     if config.optimizers:
         values["optimizer"] = plans.each(list(config.optimizers))
@@ -128,6 +141,7 @@ def _plan(config: Config, folder: Path) -> plans.Plan:
         if axis in shared:
             values[axis.name] = lane.values(axis)
     named = {axis.key: axis.name for axis in shared}
+    budget.check_programs(budget.programs(values.values()))
     minimum, minima = lane.known_minima({key: values[name] for key, name in named.items()})
     return plans.planned(
         lane,
@@ -143,6 +157,7 @@ def _plan(config: Config, folder: Path) -> plans.Plan:
         labels=trials.labels(),
         absent=trials.absent(),
         keep_params=config.record.params == "all",
+        select=config.run.select,
     )
 
 
@@ -190,31 +205,54 @@ def _private_numbers(config: Config) -> dict[str, np.ndarray]:
     return found
 
 
+def is_of_layer(axis: Axis) -> bool:
+    """Whether an axis is the learning rate of one layer: optimizer.learning_rate.hidden."""
+    return "learning_rate" in axis.path[1:-1]
+
+
 # --- one lane ---
 
 
 class _Lane:
     """Cost, start and optimizer of a config as one lane; calling it with a point of the grid gives a Descent."""
 
-    def __init__(self, config: Config, folder: Path, trials: Trials):
-        self.config, self.trials = config, trials
-        self.cost = costs.WrittenCost(config, folder)
+    def __init__(self, config: Config, folder: Path):
+        self.config, self.folder, self.trials = config, folder, trials_of(config, _private_numbers(config))
+        self.cost = cost_of(config, folder)
         self.tables = config.optimizers or {"optimizer": config.optimizer}
         self.factories = {
             name: names.factory_of(f"optimizers.{name}" if config.optimizers else name, table, folder)
             for name, table in self.tables.items()
         }
+        self._check_rates()
         self.keys: dict[str, str] = {}  # of the shared axes, by the axis' name
         for axis in cfg.axes(config):
             self._check_axis(axis)
             if axis.optimizer is None:
                 self.keys[axis.name] = axis.key
 
+    def __reduce__(self):
+        return cfg.rebuilt, (_Lane, cfg.as_toml(self.config), self.folder)
+
     def __call__(self, optimizer: str = "optimizer", trial: Any = 0, **point: Any) -> Descent:
         settings = {self.keys[name]: value for name, value in point.items()}
         arguments = self._given(optimizer, self.tables[optimizer].arguments)
-        arguments |= under("optimizer.", settings) | under("optimizers.", settings) | self._tried(optimizer, trial)
-        return Descent(**self.cost.descent(settings), optimizer=self.factories[optimizer](**arguments))
+        swept = under("optimizer.", settings) | under("optimizers.", settings)
+        rates = under("learning_rate.", swept)
+        arguments |= {name: value for name, value in swept.items() if "." not in name} | self._tried(optimizer, trial)
+        made = self._made(self.factories[optimizer], arguments, rates)
+        return Descent(**self.cost.descent(settings), optimizer=made)
+
+    def _made(
+        self, factory: names.Factory, arguments: dict[str, Any], rates: dict[str, Any]
+    ) -> optax.GradientTransformation:
+        """The optimizer; where layers have rates of their own, one of its kind for each layer."""
+        rate = arguments.get("learning_rate")
+        if not rates and not isinstance(rate, dict):
+            return factory(**arguments)
+        rates = (rate if isinstance(rate, dict) else dict.fromkeys(self.cost.layers, rate)) | rates
+        each = {layer: factory(**arguments | {"learning_rate": rates[layer]}) for layer in self.cost.layers}
+        return optax.partition(each, {layer: layer for layer in self.cost.layers})
 
     def values(self, axis: Axis) -> Any:
         """The values along an axis, in the type that its key needs."""
@@ -225,7 +263,9 @@ class _Lane:
             numbers = self.cost.numbers(axis)
         else:
             for factory in self.factories.values():
-                numbers = names.along(where, names.parameters(factory).get(axis.path[-1]), numbers)
+                numbers = names.along(where, names.parameters(factory).get(axis.path[1]), numbers)
+        if isinstance(numbers, plans.Each):
+            return numbers
         return plans.each(list(numbers)) if axis.each or isinstance(numbers, list) else numbers
 
     def trial_values(self) -> Any:
@@ -242,7 +282,7 @@ class _Lane:
 
     def _given(self, optimizer: str, values: Mapping[str, Any]) -> dict[str, Any]:
         known = names.parameters(self.factories[optimizer])
-        return {name: names.argument(name, known.get(name), value) for name, value in values.items()}
+        return {name: names.rates_or_one(name, known.get(name), value) for name, value in values.items()}
 
     def _tried(self, optimizer: str, trial: Any) -> dict[str, Any]:
         columns = self.trials.arguments(optimizer)
@@ -250,11 +290,28 @@ class _Lane:
             return self._given(optimizer, {name: column.tolist()[trial] for name, column in columns.items()})
         return {name: jnp.asarray(column, float)[trial] for name, column in columns.items()}
 
+    def _check_layers(self, where: str, given: Iterable[str]) -> None:
+        if wrong := [name for name in given if name not in self.cost.layers]:
+            raise ConfigError(f"{where}: the params have no part {wrong[0]}{near(wrong[0], self.cost.layers)}")
+
+    def _check_rates(self) -> None:
+        """Whether a table in place of a learning rate has a rate for every layer."""
+        for name, table in self.tables.items():
+            where = f"optimizers.{name}.learning_rate" if self.config.optimizers else "optimizer.learning_rate"
+            if isinstance(rates := table.arguments.get("learning_rate"), dict):
+                self._check_layers(where, rates)
+                if missing := [layer for layer in self.cost.layers if layer not in rates]:
+                    raise ConfigError(f"{where}.{missing[0]} is missing: the table needs a rate for each layer")
+
     def _check_axis(self, axis: Axis) -> None:
         """Whether a swept key names something that can vary."""
         where, (table, *rest) = f"sweep.{axis.key}", axis.path
-        if axis.key.startswith(tuple(f"{tables}." for tables in self.cost.varies)):
+        if axis.key.startswith(tuple(f"{tables}." for tables in self.cost.varies)) or axis.key in self.cost.varies:
             self.cost.check_axis(axis)
+        elif is_of_layer(axis):
+            if not isinstance(self.config.optimizer, cfg.Optimizer):
+                raise ConfigError(f"{where}: a rate for each layer can be swept with a single [optimizer] only")
+            self._check_layers(where, rest[1:])
         elif axis.optimizer is not None and self.config.optimizers:
             if axis.optimizer not in self.factories:
                 known = near(axis.optimizer, self.factories)

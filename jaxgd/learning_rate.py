@@ -12,7 +12,7 @@ from jaxgd import plan as plans
 from jaxgd.descent import Descent
 from jaxgd.outcome import DIVERGED, OUTCOMES, PENDING
 from jaxgd.sweep import sweep
-from jaxgd.table import REPLICATES
+from jaxgd.table import METRICS, REPLICATES, scores
 
 if TYPE_CHECKING:
     import xarray
@@ -130,7 +130,8 @@ def best_rates(
     Args:
       table: the result of a sweep over a learning rate, or over anything else with an order.
       along: its name: a dimension, or a coordinate along one (as `learning_rate` along `trial`).
-      by: `final_cost`, `best_cost` or `target_epoch`, the lower the better.
+      by: `final_cost`, `best_cost`, `target_epoch` or a metric's cost, the lower the better; or its
+        accuracy, of which the share that it misses of 1 is compared.
       factor: a rate is within it if its cost exceeds the best cost by no more than (factor − 1) times
         what the best lies above the known minimum (above 0, if none is known), or by rounding; or
         if it took no more than factor times the epochs.
@@ -150,14 +151,14 @@ def best_rates(
     dimension = _dimension(table, along)
     if not factor >= 1:
         raise ValueError(f"factor = {factor!r}: must be 1 or more")
-    if by not in _SCORES:
-        raise ValueError(f"by = {by!r}: must be one of {', '.join(_SCORES)}")
+    known = [*_SCORES, *(str(n) for n in table.data_vars if str(n) in METRICS)]
+    if by not in known:
+        raise ValueError(f"by = {by!r}: must be one of {', '.join(known)}")
     replicates = [name for name in REPLICATES if name in table["outcome"].dims and name != dimension]
     diverged, ran = table["outcome"] == DIVERGED, table["outcome"] != PENDING
-    score = table[by].astype(float).where(np.isfinite(table[by]) & ~diverged, np.inf)
     figures = {
         "rates": table[along].astype(float).broadcast_like(ran.isel(dict.fromkeys(replicates, 0), drop=True)),
-        "score": score.median(replicates),
+        "score": scores(table, by).median(replicates),
         "haste": table["best_epoch"].astype(float).median(replicates),
         "diverged": diverged.any(replicates),
         "ran": ran.all(replicates),
@@ -307,7 +308,7 @@ def _allowance(table: "xarray.Dataset", by: str, factor: float) -> Callable[[flo
     """The worst score that is within the factor of the best."""
     if by == "target_epoch":
         return lambda best: factor * best
-    ground = table.attrs.get("minimum", 0.0)
+    ground = table.attrs.get("minimum", 0.0) if by in _SCORES else 0.0  # of the cost that descends alone
     eps = float(np.finfo(table[by].dtype).eps)
     return lambda best: best + max((factor - 1) * abs(best - ground), 8 * eps * max(1.0, abs(best)))
 

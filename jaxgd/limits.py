@@ -164,7 +164,7 @@ def curvature(lane: Callable[..., Descent], place: Float[Array, " params"], poin
     How it grows is looked at over a distance at which rounding is small, and no shorter than that at
     which the minimum may yet lie: along one random direction, for a kink shows along almost every one.
     """
-    cost, params, _ = opened(lane(**point))
+    cost, params, *_ = opened(lane(**point))
     flat, as_params = ravel_pytree(params)
     place, eps = place.astype(flat.dtype), float(jnp.finfo(flat.dtype).eps)
     slope = jax.grad(lambda x: cost(as_params(x)))

@@ -55,7 +55,7 @@ def made(plan: Plan, fingerprint: str, source: Path) -> dict[str, Any]:
         "fingerprint": fingerprint,
         "lanes": plan.lanes,
         "precision": "float64" if plan.x64 else "float32",
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "devices": [f"{device.platform} {device.device_kind}" for device in jax.local_devices()],
         "commit": commit(source),
@@ -68,7 +68,7 @@ def as_json(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

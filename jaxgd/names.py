@@ -16,8 +16,8 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
+from jaxgd import budget, expression, update
 from jaxgd import config as cfg
-from jaxgd import expression, update
 from jaxgd.ranges import ConfigError, is_number, near, reals, shown
 from jaxgd.surfaces import SURFACES, Surface
 
@@ -75,7 +75,7 @@ def factory_of(where: str, table: cfg.Optimizer, folder: Path) -> Factory:
     known = parameters(factory)
     for name, value in table.arguments.items():
         check_hyperparameter(f"{where}.{name}", name, factory)
-        argument(f"{where}.{name}", known.get(name), value)
+        rates_or_one(f"{where}.{name}", known.get(name), value)
     if missing := [name for name in needed(known) if name not in table.arguments]:
         raise ConfigError(f"{where}.{missing[0]} is missing: {_called(factory)} needs it")
     return factory
@@ -114,6 +114,13 @@ def argument(where: str, parameter: inspect.Parameter | None, value: Any) -> Any
     return float(value) if kind == "number" and not _counts(parameter) else value
 
 
+def rates_or_one(where: str, parameter: inspect.Parameter | None, value: Any) -> Any:
+    """As `argument`; of a learning rate also a table, of one for each layer."""
+    if isinstance(value, dict) and where.endswith("learning_rate"):
+        return {layer: argument(f"{where}.{layer}", parameter, rate) for layer, rate in value.items()}
+    return argument(where, parameter, value)
+
+
 def along(where: str, parameter: inspect.Parameter | None, numbers: list[Any] | np.ndarray) -> list[Any] | np.ndarray:
     """Values of a hyperparameter along an axis: an array if they can be traced; a list if each needs its own program.
 
@@ -126,6 +133,8 @@ def along(where: str, parameter: inspect.Parameter | None, numbers: list[Any] | 
     if isinstance(numbers, np.ndarray) and kind != "whole" and not _counts(parameter):
         argument(where, parameter, numbers[0].item())
         return numbers
+    if kind in ("flag", "whole", "word") or _counts(parameter):
+        budget.check_programs(len(numbers))
     values = [argument(where, parameter, value) for value in list(numbers)]
     if kind in ("flag", "whole", "word") or any(isinstance(value, (bool, str)) for value in values):
         return values
@@ -136,9 +145,7 @@ def along(where: str, parameter: inspect.Parameter | None, numbers: list[Any] | 
 
 def imported(key: str, reference: str, folder: Path) -> Callable:
     """The function that "package.module:name" refers to, in the config's folder first."""
-    module_name, colon, name = reference.partition(":")
-    if not colon or not module_name or not name:
-        raise ConfigError(f'{key} = {shown(reference)}: must be "package.module:name"')
+    module_name, name = cfg.reference(key, reference)
     with _first_on_path(folder):
         try:
             module = _module(module_name, folder)
@@ -155,9 +162,15 @@ def imported(key: str, reference: str, folder: Path) -> Callable:
     return function
 
 
+def file_of(module: str, folder: Path) -> Path | None:
+    """The file in a config's folder that a module is read from; None if it is sought among what is installed."""
+    path = folder.joinpath(*module.split(".")).with_suffix(".py")
+    return path if path.is_file() else None
+
+
 def _module(name: str, folder: Path) -> Any:
-    path = folder.joinpath(*name.split(".")).with_suffix(".py")
-    if not path.is_file():
+    path = file_of(name, folder)
+    if path is None:
         return importlib.import_module(name)
     # Two folders may each hold a model.py: a module is known by its path, not by its name alone.
     unique = f"{name}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"

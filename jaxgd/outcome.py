@@ -5,6 +5,7 @@ it) are taken over a lane's last segment: at most its last 50 updates. What lies
 crossings is a swing: a single update where each overshoots, many where a ball with momentum rolls.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ FIGURES = {
     "start_gradient_norm": "gradient norm at the start",
     "target_epoch": "epoch that met the target",
     "diverged_epoch": "epoch at which cost or params left the finite numbers, or cost passed the ceiling",
-    "crossings": "successive gradients in the window that point against each other",
+    "crossings": "successive gradients in the window that point against each other; with batches, turns of the cost",
     "minimum": "which of the known minima was reached",
     "window": "updates in the lane's last segment",
     "growths": "swings in the window whose highest gradient norm outgrew that of the swing before",
@@ -48,7 +49,7 @@ class Watch(NamedTuple):
     cost: Float[Array, ""]
     gradient_norm: Float[Array, ""]
     finite: Bool[Array, ""]  # whether the last state was
-    grads: PyTree
+    grads: PyTree  # or, where the lane is judged by its cost alone, the last change of that
     crossings: Int[Array, ""]
     growths: Int[Array, ""]
     swing: Float[Array, ""]  # highest gradient norm of the present swing
@@ -57,17 +58,22 @@ class Watch(NamedTuple):
     highest_gradient_norm: Float[Array, ""]
 
 
-def watch_from(params: PyTree, cost: Float[Array, ""]) -> Watch:
-    """A watch before its first look."""
+def watch_from(params: PyTree, cost: Float[Array, ""], by_cost: bool = False) -> Watch:
+    """A watch before its first look, at grads or at the cost alone."""
     unseen = jnp.full_like(cost, jnp.nan)
-    still = jax.tree.map(jnp.zeros_like, params)
+    still = jax.tree.map(jnp.zeros_like, cost if by_cost else params)
     none = jnp.int32(0)
     return Watch(params, unseen, unseen, jnp.bool(False), still, none, none, unseen, unseen, unseen, unseen)
 
 
-def look(watch: Watch, params: PyTree, cost: Float[Array, ""], grads: PyTree) -> Watch:
-    """One look at a lane. To look again at a lane that stands still changes nothing."""
-    gradient_norm = norm(grads)
+def look(watch: Watch, params: PyTree, cost: Float[Array, ""], grads: PyTree | None) -> Watch:
+    """One look at a lane. To look again at a lane that stands still changes nothing.
+
+    Without grads (those of the whole data say little of a lane that follows those of batches), a
+    crossing is a turn of the cost, and there are no gradient norms.
+    """
+    gradient_norm = jnp.full_like(cost, jnp.nan) if grads is None else norm(grads)
+    grads = _course(watch, cost) if grads is None else grads
     finite = jnp.isfinite(cost) & all_finite(params)
     seen = jnp.where(finite, gradient_norm, jnp.nan)  # fmax passes over what has not been, or can't be, seen
     crossed = dot(watch.grads, grads) < 0
@@ -89,6 +95,12 @@ def look(watch: Watch, params: PyTree, cost: Float[Array, ""], grads: PyTree) ->
         ),
         highest_gradient_norm=jnp.fmax(watch.highest_gradient_norm, seen),
     )
+
+
+def _course(watch: Watch, cost: Float[Array, ""]) -> Float[Array, ""]:
+    """The last change of the cost that was more than rounding."""
+    change = cost - watch.cost
+    return jnp.where(jnp.abs(change) > 8 * jnp.finfo(cost.dtype).eps * jnp.abs(cost), change, watch.grads)
 
 
 def choose(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:
@@ -125,6 +137,12 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
     3 oscillating: the rest.
     0 pending: not run.
 
+    A lane that passes over batches follows the gradients of those, so it is judged by the cost of
+    the whole data alone, over its last at most 10 epochs, in which it turns (`crossings`) instead of
+    overshooting. It has converged only if it met the target or a known minimum; it has diverged,
+    too, if it made no new low in the window and ends above its start; and it is descending if it
+    made one, or if its cost does not turn.
+
     Args:
       table: figures by the names of `FIGURES`; NumPy arrays, or an xarray.Dataset.
       minimum: the lowest cost, if it is known.
@@ -150,6 +168,8 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
         resolution = 8 * eps * np.maximum(1, np.abs(figure["start_cost"]))
         overshoots = (2 * crossings > n) & (4 * figure["growths"] >= 3 * crossings)
         climbs = (crossings == 0) & (cost > figure["start_cost"] + resolution)
+        by_cost = np.isnan(figure["highest_gradient_norm"])
+        worse = by_cost & (cost > figure["start_cost"] + resolution)
         outgrown = figure["swing_gradient_norm"] > figure["start_gradient_norm"] * (1 + figure["epochs"] * eps)
         swing, widest = figure["swing_gradient_norm"], figure["highest_gradient_norm"]
         shrinks = (10 * swing < widest) | ((swing < widest * (1 - n * eps)) & (4 * figure["growths"] <= crossings))
@@ -158,7 +178,7 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
             (DIVERGED, figure["diverged_epoch"] >= 0),
             (CONVERGED, (figure["target_epoch"] >= 0) | arrived),
             (TRAPPED, vanishes),
-            (DIVERGED, ~(figure["progress"] > 0) & outgrown & (overshoots | climbs)),
+            (DIVERGED, ~(figure["progress"] > 0) & (worse | (outgrown & (overshoots | climbs)))),
             (DESCENDING, (figure["progress"] > within.cost) | shrinks | (crossings == 0)),
         ]
     codes, conditions = zip(*rules, strict=True)
@@ -220,13 +240,14 @@ def judged(figures: dict[str, Any], minimum: float | None, minima: Any, toleranc
 
     The params become one entry per leaf: `params`, `params.x`, `params.hidden.kernel`.
     """
-    params = figures.pop("params")
+    params, metrics = figures.pop("params"), figures.pop("metrics", {})
     codes = verdict(figures, minimum, tolerance)
     settled = np.isin(codes, (CONVERGED, TRAPPED))
     return {
         "outcome": codes,
         **figures,
         "minimum": np.where(settled, reached(params, minima, figures["target_epoch"] >= 0), NEVER).astype(np.int32),
+        **metrics,
         **named("params", params),
     }
 
@@ -250,6 +271,16 @@ def reached(params: PyTree, minima: Any, met: Any) -> Any:
 
 
 def named(prefix: str, tree: PyTree) -> dict[str, Any]:
-    """The leaves of a tree by the path that leads to them, joined with dots."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {".".join([prefix, *(jax.tree_util.keystr((key,), simple=True) for key in path)]): v for path, v in leaves}
+    """The leaves of a tree by the path that leads to them, joined with dots, which slashes become too.
+
+    Raises:
+      ValueError: two leaves would share a name.
+    """
+    found: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        parts = (re.sub(r"[/\\]", ".", jax.tree_util.keystr((key,), simple=True)) for key in path)
+        name = ".".join([prefix, *parts])
+        if name in found:
+            raise ValueError(f"two leaves would both be called {name}: rename one")
+        found[name] = leaf
+    return found

@@ -5,9 +5,10 @@ import inspect
 import itertools
 import math
 import uuid
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,9 @@ from jaxgd.outcome import FIGURES
 _BATCH_BYTES = 1 << 27  # of params, state, figures and histories that a batch may hold
 _LANE_EPOCHS = 100_000_000  # of a small cost, about a second of one core: what a batch should take
 _FEWEST_BATCHES = 32  # so that free workers find a next one while slow lanes go on
+_ON_ACCELERATORS = (
+    64  # times as many bytes and lane-epochs to a batch: a step costs them a launch, however few its lanes
+)
 
 Box = tuple[slice, ...]  # one slice per dimension of the grid
 
@@ -75,6 +79,7 @@ class Plan:
     labels: Mapping[str, tuple[tuple[str, ...], np.ndarray]] = field(default_factory=dict)  # further coordinates
     absent: Any = None  # True over the first dimensions where there is nothing to run
     keep_params: bool = True
+    select: str = "final_cost"  # what the best setting is chosen by
     x64: bool = field(default_factory=lambda: jax.config.jax_enable_x64)
 
     @property
@@ -87,45 +92,65 @@ class Plan:
 
     @cached_property
     def outline(self) -> dict[str, PyTree]:
-        """Shapes and dtypes of one lane's params and state."""
+        """Shapes and dtypes of one lane's params, state and metrics."""
         return outline(self, (0,) * len(self.dimensions))
 
     @cached_property
     def block(self) -> int:
         """Lanes per block, no more than there are for one program."""
-        lane_bytes = bytes_of(self.outline) + bytes_of(self.outline["params"])
         most = math.prod(dimension.size for dimension in self.dimensions if not dimension.static)
-        return min(engine.block_size(lane_bytes, jax.default_backend()), max(64, 1 << (most - 1).bit_length()))
+        platform = jax.default_backend()
+        return min(engine.block_size(self._moving_bytes, platform), max(64, 1 << (most - 1).bit_length()))
 
     @cached_property
-    def blocks(self) -> int:
-        """Blocks per batch: all programs of the sweep have room for its largest box."""
-        return 1 << (-(-math.prod(self.chunk) // self.block) - 1).bit_length()
+    def grain(self) -> int:
+        """Lanes that a box holds at least: a block of a core's."""
+        return engine.block_size(self._moving_bytes)
 
     @cached_property
     def chunk(self) -> tuple[int, ...]:
-        """The batch's extent along each dimension; whole along the last ones, where neighbours lie."""
-        lane_bytes = bytes_of(self.outline) + 8 * (len(FIGURES) + len(self.records))
-        most = min(_BATCH_BYTES // lane_bytes, _LANE_EPOCHS // self.epochs, -(-self.lanes // _FEWEST_BATCHES))
-        room = max(self.block, most // self.block * self.block)
+        """A box's extent along each dimension; whole along the last ones, where neighbours lie.
+
+        The sweep alone decides it, not where it runs: so a run goes on anywhere in the boxes it began with.
+        """
+        room = max(self.grain, min(self._most, -(-self.lanes // _FEWEST_BATCHES)) // self.grain * self.grain)
         chunk = []
         for dimension in reversed(self.dimensions):
             chunk.append(1 if dimension.static else max(1, min(dimension.size, room)))
             room //= chunk[-1]
         return tuple(reversed(chunk))
 
+    def together(self, devices: int) -> int:
+        """Boxes per batch: one for a core; for accelerators, as many as keep one busy and leave none without."""
+        if jax.default_backend() == "cpu":
+            return 1
+        pairs = zip(self.dimensions, self.chunk, strict=True)
+        of_a_program = math.prod(-(-dimension.size // size) for dimension, size in pairs if not dimension.static)
+        return max(1, min(_ON_ACCELERATORS * self._most // math.prod(self.chunk), -(-of_a_program // devices)))
+
+    def blocks(self, devices: int) -> int:
+        """Blocks per batch: all programs of the sweep have room for its largest one."""
+        return 1 << (-(-self.together(devices) * math.prod(self.chunk) // self.block) - 1).bit_length()
+
+    @cached_property
+    def lane_bytes(self) -> int:
+        """Of params, state, figures and history."""
+        return bytes_of(self.outline) + 8 * (len(FIGURES) + len(self.records))
+
+    @property
+    def _moving_bytes(self) -> int:
+        return bytes_of(self.outline) + bytes_of(self.outline["params"])
+
+    @property
+    def _most(self) -> int:
+        """Lanes that a batch may have on a core, however many there are."""
+        return min(_BATCH_BYTES // self.lane_bytes, _LANE_EPOCHS // self.epochs)
+
     @cached_property
     def key(self) -> str:
-        """Names the sweep's programs wherever the plan goes: a lane is traced once, as `jax.jit` traces a function."""
-        leaves, tree = jax.tree.flatten(arguments(self))
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        axes = [values for dimension in self.dimensions for values in dimension.axes.values()]
-        static = tuple((type(v), v) for values in axes if isinstance(values, Each) for v in values.values)
-        sizes = (self.block, self.blocks, len(self.records), self.target > -math.inf, self.x64)
-        try:
-            return _key(self.lane, static, tree, shapes, sizes)
-        except TypeError:  # values that can't be hashed are not remembered
-            return uuid.uuid4().hex
+        """Names the sweep's programs wherever the plan goes."""
+        kind = (self.block, self.blocks(devices=1), len(self.records), self.target > -math.inf)
+        return _remembered(self, ("key", *kind), lambda: uuid.uuid4().hex)
 
     def boxes(self) -> list[Box]:
         """The grid, divided into batches."""
@@ -133,9 +158,23 @@ class Plan:
         return list(itertools.product(*steps))
 
 
-@lru_cache(maxsize=64)
-def _key(*of: Any) -> str:
-    return uuid.uuid4().hex
+_memory: weakref.WeakKeyDictionary[Callable, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+
+def _remembered(plan: Plan, what: Any, find: Callable[[], Any]) -> Any:
+    """What `find` found out about a plan's lane over such axes: it is traced once, as `jax.jit` traces a function."""
+    leaves, tree = jax.tree.flatten(arguments(plan))
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    axes = [values for dimension in plan.dimensions for values in dimension.axes.values()]
+    static = tuple((type(v), v) for values in axes if isinstance(values, Each) for v in values.values)
+    try:
+        known, key = _memory.setdefault(plan.lane, {}), (what, static, tree, shapes, plan.x64)
+        hash(key)
+    except TypeError:  # values that can't be hashed are not remembered
+        return find()
+    if key not in known:
+        known[key] = find()
+    return known[key]
 
 
 def planned(
@@ -153,6 +192,7 @@ def planned(
     labels: Mapping[str, tuple[tuple[str, ...], np.ndarray]] | None = None,
     absent: Any = None,
     keep_params: bool = True,
+    select: str = "final_cost",
 ) -> Plan:
     """A sweep's `Plan`; arguments and errors as in `sweep`.
 
@@ -160,6 +200,7 @@ def planned(
       labels: further coordinates, (dimensions, values) by name.
       absent: booleans over the first dimensions, True where there is nothing to run.
       keep_params: whether the result holds the final params.
+      select: the figure or metric by which the best setting is chosen.
     """
     epochs = whole("epochs", epochs, least=1)
     records = ()
@@ -180,7 +221,9 @@ def planned(
         labels or {},
         absent,
         keep_params,
+        select,
     )
+    _check_metrics(plan)
     _check_shapes(plan)
     return plan
 
@@ -213,7 +256,7 @@ def _check_names(lane: Callable, axes: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"axis {name!r}: the lane has no such argument; it takes {', '.join(known) or 'none'}{hint}"
             )
-        if name in FIGURES or name in ("params", "epoch", "cost_history"):
+        if name in _TAKEN:
             raise ValueError(
                 f"axis {name!r}: the result has a variable of this name; call the lane's argument otherwise"
             )
@@ -223,18 +266,28 @@ def _check_names(lane: Callable, axes: Mapping[str, Any]) -> None:
         raise ValueError(f"the lane needs {', '.join(missing)}: give each an axis, or a default")
 
 
+_TAKEN = {*FIGURES, "params", "epoch", "cost_history"}  # by variables that every result may have
+
+
+def _check_metrics(plan: Plan) -> None:
+    """Refuses metrics whose names already stand for something in the result."""
+    axes = [name for dimension in plan.dimensions for name in dimension.axes]
+    for name in plan.outline["metrics"]:
+        if name in (*_TAKEN, *axes, *plan.labels, "cost"):
+            raise ValueError(f"metric {name!r}: the result has an axis or a variable of this name; call it otherwise")
+
+
 def _check_shapes(plan: Plan) -> None:
-    """Refuses lanes whose params differ in shape, for which one table has no room."""
+    """Refuses lanes whose params or metrics differ in shape, for which one table has no room."""
     first, *others = statics(plan)
     if not others:
         return
-    shapes = plan.outline["params"]
-    for static in others:
-        if outline(plan, static)["params"] != shapes:
+    for static, what in itertools.product(others, ("params", "metrics")):
+        if outline(plan, static)[what] != plan.outline[what]:
             here = zip(plan.dimensions, static, strict=True)
             values = [f"{n} = {d.at(n, i)!r}" for d, i in here for n in d.axes if d.is_each(n)]
             raise ValueError(
-                f"at {', '.join(values)} the params differ in shape or dtype from the first lane's: sweep them apart"
+                f"at {', '.join(values)} the {what} differ in shape or dtype from the first lane's: sweep them apart"
             )
 
 
@@ -321,6 +374,27 @@ def bound(plan: Plan, index: tuple[int, ...]) -> Callable[..., Descent]:
     return lane
 
 
+def alone(plan: Plan, box: Box) -> tuple[Plan, Box]:
+    """One batch as a plan of its own, to be carried out elsewhere: nothing but its part of the axes goes with it.
+
+    It is the same program in the same blocks, and so the same numbers.
+    """
+
+    def part(values: Any, along: slice) -> Any:
+        return Each(values.values[along]) if isinstance(values, Each) else jax.tree.map(lambda a: a[along], values)
+
+    dimensions = tuple(
+        Dimension({name: part(values, along) for name, values in dimension.axes.items()}, along.stop - along.start)
+        for dimension, along in zip(plan.dimensions, box, strict=True)
+    )
+    absent = None if plan.absent is None else plan.absent[box[: plan.absent.ndim]]
+    small = replace(plan, dimensions=dimensions, labels={}, absent=absent)
+    program = [along.start for dimension, along in zip(plan.dimensions, box, strict=True) if dimension.static]
+    known = {name: getattr(plan, name) for name in ("outline", "block", "chunk")}
+    vars(small).update(known, key=f"{plan.key} {program}")  # not reckoned again from its own size
+    return small, tuple(slice(0, along.stop - along.start) for along in box)
+
+
 def by_program(plan: Plan, lanes: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
     """Places of lanes in their list, by the program that carries them out."""
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -341,22 +415,29 @@ def points(plan: Plan, lanes: Sequence[tuple[int, ...]]) -> dict[str, Any]:
 
 
 def outline(plan: Plan, index: tuple[int, ...]) -> dict[str, PyTree]:
-    """Shapes and dtypes of the params and state of the lanes at `index` along the static dimensions.
+    """Shapes and dtypes of the params, state and metrics of the lanes at `index` along the static dimensions.
 
     Raises:
       TypeError, ValueError: what `Descent`, its cost or its optimizer refuse.
     """
 
     def first_state(arguments):
-        _, params, optimizer = opened(bound(plan, index)(**arguments))
-        return {"params": params, "state": optimizer.init(params)}
+        one = opened(bound(plan, index)(**arguments))
+        return {"params": one.params, "state": one.init(one.params), "metrics": one.metrics(one.params)}
 
-    with jax.enable_x64(plan.x64), plain_words():
-        return jax.eval_shape(first_state, arguments(plan))
+    def found():
+        with jax.enable_x64(plan.x64), plain_words():
+            return jax.eval_shape(first_state, arguments(plan))
+
+    return _remembered(plan, ("outline", index), found)
 
 
 def bytes_of(tree: PyTree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+class NeedsValue(TypeError):
+    """A value that varies within a program was needed before it could be traced."""
 
 
 class plain_words:
@@ -367,7 +448,7 @@ class plain_words:
 
     def __exit__(self, kind, error, _):
         if isinstance(error, (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)):
-            raise TypeError(
+            raise NeedsValue(
                 "the lane (or its optimizer) needs the value of an axis before it can be traced: it branches on it "
                 "in Python, or uses it as a shape or a name. Give that axis as jaxgd.each([...]), which makes one "
                 f"program per value. JAX says: {str(error).strip().splitlines()[0]}"

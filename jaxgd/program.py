@@ -12,7 +12,7 @@ import jax.extend.core as core
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jaxgd.descent import Descent, opened, step_of
+from jaxgd.descent import Descent, opened
 
 Leaves = list[Array]
 
@@ -38,8 +38,11 @@ class Explicit(NamedTuple):
     begin: Callable[[PyTree, int], Begun]  # of the arguments [lane, ...] of so many lanes
     step: Callable[[Leaves, Leaves, Leaves, Leaves, Leaves], tuple[Float[Array, ""], Leaves, Leaves, Leaves, Leaves]]
     """One lane's (common, constants, params, state, shared) → cost and grads there, the next params, state, shared"""
+    metrics: Callable[[Leaves, Leaves, Leaves, Leaves, Leaves], dict[str, Array]]  # of the same
     params: Any  # the structure of the params
     axis: int  # along which the lanes lie
+    has_data: bool
+    has_batches: bool  # several of them, so that no update follows the grads of the whole data
 
 
 def explicit(lane: Callable[..., Descent], arguments: PyTree) -> Explicit:
@@ -52,12 +55,15 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree) -> Explicit:
     known: dict[str, Any] = {}  # what tracing finds out besides arrays
 
     def begin_one(arguments):
-        cost, params, optimizer = opened(lane(**arguments))
-        state = optimizer.init(params)
-        closed, shapes = jax.make_jaxpr(step_of(cost, optimizer), return_shape=True)(params, state)
+        one = opened(lane(**arguments))
+        params, state = one.params, one.init(one.params)
+        closed, shapes = jax.make_jaxpr(
+            lambda params, state: (*one.step(params, state), one.metrics(params)), return_shape=True
+        )(params, state)
         if jax.tree.structure(shapes[3]) != jax.tree.structure(state):
             raise TypeError("the optimizer's update returns a state of another structure than its init")
-        known.update(step=closed.jaxpr, params=jax.tree.structure(params))
+        known.update(step=closed.jaxpr, params=jax.tree.structure(params), metrics=jax.tree.structure(shapes[4]))
+        known.update(has_data=one.has_data, has_batches=one.has_batches)
         return closed.consts, jax.tree.leaves(params), jax.tree.leaves(state)
 
     closed, start = jax.make_jaxpr(begin_one, return_shape=True)(arguments)
@@ -67,7 +73,7 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree) -> Explicit:
     own_constants, _, own_state = cut(_lane_dependent(closed.jaxpr, [True] * len(closed.jaxpr.invars)))
     while True:  # what a step makes the lanes' own is so from the start
         ends = _lane_dependent(step, [*own_constants, *[True] * params, *own_state])
-        after = [a or b for a, b in zip(own_state, ends[1 + 2 * params :], strict=True)]
+        after = [a or b for a, b in zip(own_state, ends[1 + 2 * params :], strict=False)]
         if after == own_state:
             break
         own_state = after
@@ -85,13 +91,19 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree) -> Explicit:
         constants, common = _divided(constants, own_constants)
         return Begun(common, constants, moving, *_divided(state, own_state))
 
-    def step_one(common, constants, moving, state, shared):
+    def everything(common, constants, moving, state, shared):
         closed_over = _joined(constants, common, own_constants)
-        cost, *rest = jax.core.eval_jaxpr(step, closed_over, *moving, *_joined(state, shared, own_state))
+        return jax.core.eval_jaxpr(step, closed_over, *moving, *_joined(state, shared, own_state))
+
+    def step_one(*lane):
+        cost, *rest = everything(*lane)
         grads, moved, state = _cut(rest, (params, params, len(own_state)))
         return cost, grads, moved, *_divided(state, own_state)
 
-    return Explicit(begin, step_one, known["params"], axis)
+    def metrics_of(*lane):
+        return known["metrics"].unflatten(everything(*lane)[1 + 2 * params + len(own_state) :])
+
+    return Explicit(begin, step_one, metrics_of, known["params"], axis, known["has_data"], known["has_batches"])
 
 
 def _cut(leaves: Sequence[Any], sizes: tuple[int, ...]) -> list[list[Any]]:
@@ -123,8 +135,8 @@ def _differing(jaxpr: core.Jaxpr, given: Sequence[bool]) -> set[core.Var]:
     inputs = [*jaxpr.constvars, *jaxpr.invars]
     differs = {v for v, differs in zip(inputs[len(inputs) - len(given) :], given, strict=True) if differs}
     for equation, marks in _touched(jaxpr, differs):
-        inner = _inlined(equation)
-        out = _lane_dependent(inner, marks) if inner else [True] * len(equation.outvars)
+        inner = _entered(equation, marks)
+        out = _lane_dependent(*inner) if inner else [True] * len(equation.outvars)
         differs |= {v for v, mark in zip(equation.outvars, out, strict=True) if mark}
     return differs
 
@@ -132,10 +144,10 @@ def _differing(jaxpr: core.Jaxpr, given: Sequence[bool]) -> set[core.Var]:
 def _multiplies(jaxpr: core.Jaxpr, given: Sequence[bool]) -> bool:
     """Whether two arrays that both differ from lane to lane are multiplied as matrices."""
     for equation, marks in _touched(jaxpr, _differing(jaxpr, given)):
-        inner, within = _inlined(equation), map(_primitives, core.jaxprs_in_params(equation.params))
+        inner, within = _entered(equation, marks), map(_primitives, core.jaxprs_in_params(equation.params))
         if equation.primitive.name in _PRODUCTS and all(marks):
             return True
-        if _multiplies(inner, marks) if inner else any(names & _PRODUCTS for names in within):
+        if _multiplies(*inner) if inner else any(names & _PRODUCTS for names in within):
             return True
     return False
 
@@ -151,12 +163,19 @@ def _touched(jaxpr: core.Jaxpr, differs: set[core.Var]) -> Iterator[tuple[Any, l
             yield equation, marks
 
 
-def _inlined(equation: Any) -> core.Jaxpr | None:
-    """The body of an equation that does nothing but to carry it out once."""
-    if equation.primitive.name not in ("jit", "pjit"):
+def _entered(equation: Any, marks: list[bool]) -> tuple[core.Jaxpr, list[bool]] | None:
+    """The body that an equation carries out, once or in a scan, and which of the body's inputs ever differ."""
+    if equation.primitive.name not in ("jit", "pjit", "scan"):
         return None
     body = equation.params["jaxpr"]
-    return getattr(body, "jaxpr", body)
+    body = getattr(body, "jaxpr", body)
+    first, count = (equation.params.get(name, 0) for name in ("num_consts", "num_carry"))
+    while True:  # what a pass makes differ is carried into the next
+        carried = marks[first : first + count]
+        after = [a or b for a, b in zip(carried, _lane_dependent(body, marks), strict=False)]
+        if after == carried:
+            return body, marks
+        marks = [*marks[:first], *after, *marks[first + count :]]
 
 
 def _primitives(jaxpr: core.Jaxpr) -> set[str]:
@@ -198,7 +217,7 @@ def compiled(function: Callable[..., Any], inputs: PyTree, device: Any) -> Progr
     tree = jax.tree.structure(outputs)
 
     def run(*inputs):
-        return tree.unflatten(executable(constants, *jax.device_put(jax.tree.leaves(inputs), device)))
+        return tree.unflatten(executable(constants, *jax.tree.leaves(inputs)))
 
     return Program(run, calls_back)
 
@@ -211,7 +230,10 @@ def compilations() -> int:
 _executables: dict[tuple[str, Any, Any], Any] = {}
 _EMBEDDED = 1 << 24  # characters of program text, two for each byte of a constant in it
 _OPTIONS = {  # XLA's own, for this program alone; not its region analysis of copies, which miscompiles with JAX 0.12
-    "cpu": {"xla_cpu_prefer_vector_width": 512},
+    "cpu": {
+        "xla_cpu_prefer_vector_width": 512,
+        "xla_disable_hlo_passes": "cpu-parallel-task-assigner",  # a core has a batch to itself: no kernel is divided
+    },
 }
 
 
@@ -233,9 +255,8 @@ def text_of(lane: Callable[..., Descent], arguments: PyTree) -> str:
     """What a lane computes, as text: its start and one step, with a digest of every constant."""
 
     def one(arguments):
-        descent = lane(**arguments)
-        cost, params, optimizer = opened(descent)
-        return params, step_of(cost, optimizer)(params, optimizer.init(params))
+        one = opened(lane(**arguments))
+        return one.params, one.step(one.params, one.init(one.params)), one.metrics(one.params)
 
     closed = jax.make_jaxpr(one)(arguments)
     return "\n".join([re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr)), *map(digest, _constants(closed))])

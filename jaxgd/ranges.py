@@ -3,7 +3,7 @@
 import difflib
 import json
 import math
-import zlib
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.keys import key_of
+
 RANGES = ("linspace", "geomspace", "arange", "values")
 DRAWS = ("uniform", "loguniform", "normal")
 _RANGE_WORDS = {*RANGES, *DRAWS, "num", "name", "each"}
+_LONGEST_WORD = 100  # bytes; it becomes part of a file's name
 _LARGEST = float(2**63)  # of whole numbers; reals have their own limits
 
 
@@ -32,6 +35,16 @@ class Axis:
     name: str
     num: int | None = None
     each: bool = False  # one program per value
+
+    @property
+    def size(self) -> int:
+        """How many values there are along it."""
+        if self.word == "values":
+            return len(self.numbers)
+        if self.word == "arange":
+            start, stop, step = _stepped(self.numbers)
+            return max(1, math.ceil((stop - start) / step))
+        return self.numbers[2] if self.num is None else self.num
 
     @property
     def path(self) -> list[str]:
@@ -108,7 +121,7 @@ def _check_range(where: str, word: str, numbers: list[Any]) -> None:
     if word == "arange":
         if not 1 <= len(numbers) <= 3:
             raise ConfigError(f"{where}: arange = {numbers} must be [stop], [start, stop] or [start, stop, step]")
-        start, stop, step = {1: (0, *numbers, 1), 2: (*numbers, 1), 3: tuple(numbers)}[len(numbers)]
+        start, stop, step = _stepped(numbers)
         if step == 0 or (stop - start) / step <= 0:
             raise ConfigError(f"{where}: arange = {numbers} is empty: it needs at least one value")
         if (stop - start) / step > 1e8:
@@ -120,6 +133,11 @@ def _check_range(where: str, word: str, numbers: list[Any]) -> None:
         raise ConfigError(f"{where}: geomspace = {numbers}: first and last must both be above 0, or both below")
 
 
+def _stepped(numbers: list[Any]) -> tuple[Any, Any, Any]:
+    """(start, stop, step) of an arange."""
+    return {1: (0, *numbers, 1), 2: (*numbers, 1), 3: tuple(numbers)}[len(numbers)]
+
+
 def _counts(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000_000
 
@@ -127,6 +145,8 @@ def _counts(value: Any) -> bool:
 def _dimension(key: str) -> str:
     """A dimension is the key without its table: learning_rate; x_0 for start.x.0."""
     parts = key.split(".")
+    if key in ("cost.network.seed", "data.seed"):  # beside the one that all things share
+        return "_".join(parts[-2:])
     inner = parts[2:] if len(parts) > 2 and parts[0] in ("optimizers", "cost") else parts[1:]
     return "_".join(inner) or key
 
@@ -168,8 +188,7 @@ def _checked_draw(key: str, word: str, numbers: Any) -> list[float]:
 
 def draw(seed: Any, role: str, word: str, numbers: list[float], shape: tuple[int, ...]) -> jax.Array:
     """One random thing; its key comes from the seed and its role alone."""
-    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(role.encode()) >> 1)
-    a, b = numbers
+    key, (a, b) = key_of(seed, role), numbers
     if word == "normal":
         return a + b * jax.random.normal(key, shape, float)
     if word == "loguniform":
@@ -201,8 +220,20 @@ def seeds(where: str, numbers: list[Any] | np.ndarray) -> np.ndarray:
 
 def shown(value: Any) -> str:
     """A value much as TOML writes it, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):  # whole numbers of thousands of digits
+        return "(too long to show)"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def visible(text: Any) -> str:
+    """Text in which all that would move a terminal's cursor, or turn its letters round, is written out."""
+    return "".join(c if _is_shown(c) else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def _is_shown(character: str) -> bool:
+    return character.isprintable() or character == "\n" or unicodedata.category(character) == "Zs"
 
 
 def near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
@@ -215,7 +246,8 @@ def near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def is_word(name: Any) -> bool:
-    return isinstance(name, str) and name.isidentifier()
+    """Whether a text can name a variable, and an array among the results."""
+    return isinstance(name, str) and name.isidentifier() and len(name.encode()) <= _LONGEST_WORD
 
 
 def is_number(value: Any) -> bool:

@@ -1,10 +1,11 @@
 """Runs: a config carried out into its folder, and found again."""
 
+import contextlib
 import hashlib
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,15 +14,18 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from jaxgd import config as cfg
-from jaxgd import lane, limits, store, table
+from jaxgd import landscape, lane, limits, store, table
 from jaxgd import plan as plans
 from jaxgd.config import Config, ConfigError
-from jaxgd.descent import Descent, History, norm, opened, step_of
+from jaxgd.descent import Descent, History, norm, opened
 from jaxgd.files import hashed, sole_writer
 from jaxgd.nearest import nearest
 from jaxgd.outcome import choose, named
+from jaxgd.ranges import visible
+from jaxgd.surfaces import SURFACES
 from jaxgd.sweep import carried_out
 from jaxgd.sweep import replay as replayed
 
@@ -29,8 +33,11 @@ if TYPE_CHECKING:
     import xarray
 
 RUNS = Path("runs")
-_PATH_BYTES = 1 << 26  # of all stored paths together; beyond it, their records are thinned
+_PATH_BYTES = 1 << 23  # of all stored paths together; beyond it, their records are thinned
+_MOST_RECORDS = 2001  # of a path: a curve has no more dots
+_FEWEST_RECORDS = 201  # if there is no room for as many with all their params, these are not kept
 
+_LONGEST_NAME = 100  # bytes of a folder's name, before the hash
 Progress = Callable[[int, int], None]  # lanes finished, lanes in all
 
 
@@ -61,7 +68,7 @@ def prepared(path: Path, settings: Iterable[str] = (), runs: Path = RUNS) -> Pre
     plan = lane.planned(config, str(path), source)
     fingerprint = _fingerprint(config, plan)
     known_as = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
-    return Prepared(config, plan, fingerprint, runs / f"{stem_of(path)}-{known_as}", source)
+    return Prepared(config, plan, fingerprint, runs / f"{_called(path)}-{known_as}", source)
 
 
 def reopened(folder: Path) -> Prepared:
@@ -89,24 +96,51 @@ def source_of(folder: Path) -> Path:
     return source.resolve() if source.is_dir() else Path.cwd()
 
 
-def stem_of(path: Path) -> str:
-    """What the runs of a config are called: as its file, or, if it is a run's own, as that run is."""
+def _called(path: Path) -> str:
+    """What the runs of a config are called: as its file, short enough, and with nothing in it that can't be seen; or,
+    if it is a run's own, as that run is."""
     folder = path.resolve().parent
     known = _RUN_NAME.fullmatch(folder.name) if (folder / "manifest.json").is_file() else None
-    return known[1] if known else path.stem
+    return visible(known[1] if known else path.stem).encode()[:_LONGEST_NAME].decode(errors="ignore")
 
 
 _RUN_NAME = re.compile(r"(.+)-[0-9a-f]{8}(?:-\d+)?")  # of a config's run, and of one that was set aside
 
 
-def carry_out(run: Prepared, progress: Progress = lambda done, lanes: None) -> None:
+def carry_out(run: Prepared, progress: Progress = lambda done, lanes: None, cluster: str | None = None) -> None:
     """Does what is unfinished of a run, and repeats nothing.
 
+    Args:
+      run: what to do, and where it is kept.
+      progress: told of the lanes that are finished, and of all.
+      cluster: the address, or the file, of a Dask scheduler whose workers carry out the lanes.
+
     Raises:
+      ConfigError: the cluster can't be used.
       StoreError: another process is at it, or the folder can't be used.
     """
-    with sole_writer(run.folder):
-        _carry_out(run, progress)
+    with contextlib.ExitStack() as held:
+        client = None
+        if cluster is not None:
+            from jaxgd.cluster import connected  # loads distributed
+
+            client = held.enter_context(connected(cluster))
+        held.enter_context(sole_writer(run.folder))
+        _carry_out(run, progress, client)
+
+
+def _batches(run: Prepared, folder: store.Folder, boxes: list[plans.Box], client: Any) -> Iterator[plans.Box]:
+    """Box by box, once it is kept."""
+    if client is None:
+        for box, figures in carried_out(run.plan, boxes):
+            folder.keep(box, figures)
+            yield box
+        return
+    from jaxgd import cluster
+
+    for box, figures in cluster.carried_out(client, folder, boxes):
+        folder.keep(box, figures) if figures is not None else folder.mark(box)
+        yield box
 
 
 def set_aside(run: Prepared) -> Path | None:
@@ -115,20 +149,16 @@ def set_aside(run: Prepared) -> Path | None:
         return store.set_aside(run.folder)
 
 
-def _carry_out(run: Prepared, progress: Progress) -> None:
+def _carry_out(run: Prepared, progress: Progress, client: Any) -> None:
     folder = store.opened(run.folder, run.plan, run.fingerprint, run.source)
     folder.keep_config(cfg.as_toml(run.config))
     boxes = folder.unfinished()
     done = run.plan.lanes - sum(map(_lanes, boxes))
     progress(done, run.plan.lanes)
-    for box, figures in carried_out(run.plan, boxes):
-        folder.keep(box, figures)
+    for box in _batches(run, folder, boxes, client):
         done += _lanes(box)
         progress(done, run.plan.lanes)
-    if (wanted := _number_of_paths(run)) and not folder.has_paths():
-        results = folder.table()
-        if chosen := table.representative(results, wanted):
-            folder.keep_paths(paths(run.plan, results, chosen))
+    _keep_what_is_drawn(run, folder)
     if run.config.record.params == "best" and not folder.has_best():
         best = best_params(run.plan, folder.table(), run.config.run.select)
         if best is not None:
@@ -138,6 +168,32 @@ def _carry_out(run: Prepared, progress: Progress) -> None:
         if known is not None:
             folder.keep_limits(known)
     folder.finish()
+
+
+def _keep_what_is_drawn(run: Prepared, folder: store.Folder) -> None:
+    """The surface of the cost, and paths on it; the surface first, for where there are too many params to keep, all
+    that is kept of paths is where they lie on it."""
+    wanted = _number_of_paths(run)
+    if folder.has_surface() and (folder.has_paths() or not wanted):
+        return
+    results, plan = folder.table(), run.plan
+    chosen = table.representative(results, wanted)
+    whole = _records_kept(plan, len(chosen)) >= min(plan.epochs + 1, _FEWEST_RECORDS)
+    room = len(chosen) if whole else max(1, _PATH_BYTES // (4 * plans.bytes_of(plan.outline["params"])))
+    some = paths(plan, results, table.representative(results, room)) if chosen else None
+    domain = _domain(run)
+    surface = landscape.of_run(plan, results, some, select=run.config.run.select, domain=domain, seed=run.config.seed)
+    folder.keep_surface(surface if whole else surface.drop_vars(("origin", "direction")))
+    if chosen:
+        folder.keep_paths(some if whole else paths(plan, results, chosen, surface))
+
+
+def _domain(run: Prepared) -> np.ndarray | None:
+    """The customary box of a named surface."""
+    if run.config.cost is None or run.config.cost.surface is None:
+        return None
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(run.plan.outline["params"]))
+    return SURFACES[run.config.cost.surface].box(count)
 
 
 def resolved(name: str, runs: Path = RUNS) -> Path:
@@ -183,18 +239,25 @@ def replay(folder: str | Path, **setting: Any) -> History:
         return replayed(run.plan.lane, point, epochs)
 
 
-def paths(plan: plans.Plan, results: "xarray.Dataset", chosen: list[tuple[int, ...]]) -> "xarray.Dataset":
+def paths(
+    plan: plans.Plan,
+    results: "xarray.Dataset",
+    chosen: list[tuple[int, ...]],
+    surface: "xarray.Dataset | None" = None,
+) -> "xarray.Dataset":
     """The chosen lanes again, with their records: cost, gradient norm and params over epochs.
 
     Dimensions (path, epoch); the coordinates say which lane each path is. NaN once the lane has ended.
+    Given a surface, where they lie on it, `position` (path, epoch, axis), in place of the params.
     """
     import xarray
 
-    epochs = np.unique(np.linspace(0, plan.epochs, _records_kept(plan, len(chosen))).round().astype(np.int32))
+    plane = None if surface is None else landscape.plane_of(surface)
+    epochs = _epochs_kept(plan.epochs, _records_kept(plan, len(chosen), plane))
     ended = np.array([int(results["epochs"].values[index]) for index in chosen], np.int32)
     records: list[dict[str, np.ndarray]] = [{}] * len(chosen)
     for static, places in plans.by_program(plan, chosen).items():
-        together = _replayed(plan, static, [chosen[place] for place in places], ended[places], epochs)
+        together = _replayed(plan, static, [chosen[place] for place in places], ended[places], epochs, plane)
         for row, place in enumerate(places):
             records[place] = {name: values[row] for name, values in together.items()}
     past = epochs[None, :] > ended[:, None]
@@ -202,7 +265,8 @@ def paths(plan: plans.Plan, results: "xarray.Dataset", chosen: list[tuple[int, .
     for name, leaf in records[0].items():
         values = np.stack([record[name] for record in records])
         values[past] = np.nan
-        data[name] = (("path", "epoch", *(f"{name}.{axis}" for axis in range(leaf.ndim - 1))), values)
+        inner = ["axis"] if name == "position" else [f"{name}.{axis}" for axis in range(leaf.ndim - 1)]
+        data[name] = (("path", "epoch", *inner), values)
     coordinates: dict[str, Any] = {"epoch": epochs}
     for name, (dimensions, values) in table.coordinates(plan).items():
         if set(dimensions) <= set(results["outcome"].dims):
@@ -237,49 +301,76 @@ def best_params(plan: plans.Plan, results: "xarray.Dataset", select: str) -> "xa
 
 
 def _replayed(
-    plan: plans.Plan, static: tuple[int, ...], lanes: list[tuple[int, ...]], ended: np.ndarray, epochs: np.ndarray
+    plan: plans.Plan,
+    static: tuple[int, ...],
+    lanes: list[tuple[int, ...]],
+    ended: np.ndarray,
+    epochs: np.ndarray,
+    plane: landscape.Plane | None,
 ) -> dict[str, np.ndarray]:
     """Records [lane, record] by name of the lanes of one program, a block of them side by side."""
     size = min(len(lanes), plan.block)
     records = []
     with jax.enable_x64(plan.x64), plans.plain_words():
-        program = jax.jit(jax.vmap(partial(_recorded, plans.bound(plan, static), epochs)))
+        recorded = partial(_recorded, plans.bound(plan, static), epochs)
+        program = jax.jit(jax.vmap(recorded, (0, 0, None)))
         for first in range(0, len(lanes), size):
             block = np.minimum(np.arange(first, first + size), len(lanes) - 1)  # padded: one program does for all
-            history = program(ended[block], plans.points(plan, [lanes[i] for i in block]))
+            history = program(ended[block], plans.points(plan, [lanes[i] for i in block]), plane and plane[:2])
             records.append(jax.tree.map(lambda a, first=first: np.asarray(a)[: len(lanes) - first], history))
     history = jax.tree.map(lambda *blocks: np.concatenate(blocks), *records)
-    return {"cost": history.cost, "gradient_norm": history.gradient_norm, **named("params", history.params)}
+    return {
+        "cost": history.cost,
+        "gradient_norm": history.gradient_norm,
+        **history.metrics,
+        **named("position" if plane else "params", history.params),
+    }
 
 
-def _recorded(lane: Callable[..., Descent], epochs: np.ndarray, ended: Any, point: dict[str, Any]) -> History:
-    """One lane as it is at `epochs`; what lies between them is not kept. Once it has ended, it stands at its start."""
-    cost, params, optimizer = opened(lane(**point))
-    step = step_of(cost, optimizer)
-    start = (params, optimizer.init(params))
+def _recorded(
+    lane: Callable[..., Descent], epochs: np.ndarray, ended: Any, point: dict[str, Any], onto: Any
+) -> History:
+    """One lane as it is at `epochs`; what lies between them is not kept. Once it has ended, it stands at its start.
+
+    Of its params are kept where they lie in the plane with origin and directions `onto`, if one is given.
+    """
+    one = opened(lane(**point))
+    start = (one.params, one.init(one.params))
 
     def moved(now, carry):
-        return choose(now < ended, step(*carry)[2:], start)  # a finite place: a NaN makes line searches run long
+        return choose(now < ended, one.step(*carry)[2:], start)  # a finite place: a NaN makes line searches run long
 
     def record(carry, span):
         now, following = span
-        value, grads, *after = step(*carry)
-        seen = History(now, carry[0], value, norm(grads))
+        value, grads, *after = one.step(*carry)
+        where = carry[0] if onto is None else jnp.asarray(onto[1]) @ (ravel_pytree(carry[0])[0] - onto[0])
+        seen = History(now, where, value, norm(grads), one.metrics(carry[0]))
         return jax.lax.fori_loop(now + 1, following, moved, choose(now < ended, tuple(after), start)), seen
 
     spans = (jnp.asarray(epochs), jnp.asarray(np.append(epochs[1:], epochs[-1])))
     return jax.lax.scan(record, start, spans)[1]
 
 
-def _records_kept(plan: plans.Plan, count: int) -> int:
-    per_record = count * (plans.bytes_of(plan.outline["params"]) + 16)
-    return max(2, min(plan.epochs + 1, _PATH_BYTES // per_record))
+def _records_kept(plan: plans.Plan, count: int, plane: landscape.Plane | None = None) -> int:
+    """How many records of each of so many paths there is room for."""
+    numbers = plans.bytes_of(plan.outline["params"]) if plane is None else 8 * len(plane.directions)
+    return max(2, min(plan.epochs + 1, _MOST_RECORDS, _PATH_BYTES // (count * (numbers + 16) or 1)))
+
+
+def _epochs_kept(epochs: int, count: int) -> np.ndarray:
+    """All, or about `count` of them: half spread evenly, half by ratios, for most happens early."""
+    if count > epochs:
+        return np.arange(epochs + 1, dtype=np.int32)
+    by_ratio = np.geomspace(1, epochs + 1, count - count // 2) - 1
+    return np.unique(np.concatenate([np.linspace(0, epochs, max(2, count // 2)), by_ratio]).round().astype(np.int32))
 
 
 def _number_of_paths(run: Prepared) -> int:
-    """A single descent and a race are their own paths; a sweep has as many as were asked for."""
+    """A single descent and a race are their own paths; of a sweep's lanes an eighth, but 8 to 48, unless it says."""
     if all(dimension.static or dimension.size == 1 for dimension in run.plan.dimensions):
         return run.plan.lanes
+    if run.config.record.paths is None:
+        return min(max(run.plan.lanes // 8, 8), 48)
     return run.config.record.paths
 
 

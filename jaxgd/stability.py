@@ -43,7 +43,7 @@ def sharpness(cost: Callable[[Any], Float[Array, ""]], params: PyTree) -> Float[
     Source: Pearlmutter (1994), "Fast exact multiplication by the Hessian"; Knyazev (2001), "Toward
     the optimal preconditioned eigensolver: locally optimal block preconditioned conjugate gradient".
     """
-    cost, params, _ = opened(Descent(cost, params, optax.identity()))
+    cost, params, *_ = opened(Descent(cost, params, optax.identity()))
     flat, as_params = ravel_pytree(params)
     flat = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))  # eigensolvers know no half precision
     gradient = jax.grad(lambda x: cost(as_params(x)).astype(flat.dtype))

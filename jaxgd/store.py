@@ -3,10 +3,12 @@
     run.toml         the config as it was understood, every default filled in
     manifest.json    layout, fingerprint, packages, devices, commit, times, hashes
     results.zarr     an xarray.Dataset, one chunk-aligned box of the grid per batch
+    surface.zarr     the cost over a grid of its params, or over a slice through them
     paths.zarr       chosen lanes, record by record
     best.zarr        params of the best setting, where only those are kept
     limits.zarr      the known limits, where rates are swept of a rule that theory knows
     figures/
+    report.html
 
 A batch is written, flushed to disk, and only then marked in the ledger. A batch that is not marked,
 or that is marked but lacks a chunk or has a damaged one, is done again. Every chunk carries a checksum;
@@ -35,14 +37,17 @@ from jaxgd import manifest, table
 from jaxgd.files import StoreError, flush, flush_folders, hashed, now, sweep_partial, write_bytes, write_text
 from jaxgd.manifest import check_intact, is_intact, read_manifest
 from jaxgd.plan import Box, Plan
+from jaxgd.ranges import visible
 
 if TYPE_CHECKING:
     import xarray
 
 _RESULTS, _CONFIG = "results.zarr", "run.toml"
-_PATHS, _BEST, _LIMITS = "paths.zarr", "best.zarr", "limits.zarr"
-_DERIVED = (_PATHS, _BEST, _LIMITS)
+_PATHS, _BEST, _LIMITS, _SURFACE = "paths.zarr", "best.zarr", "limits.zarr", "surface.zarr"
+_DERIVED = (_PATHS, _BEST, _LIMITS, _SURFACE)
 _LEDGER = "done"
+_TAKEN = (".", "..", "zarr.json", _LEDGER)
+_LONGEST = 200  # bytes of an array's name
 _CODECS = (ZstdCodec(level=3), Crc32cCodec())  # a checksum on every chunk: Zstandard alone can return wrong numbers
 
 
@@ -100,6 +105,13 @@ class Folder:
     def keep_paths(self, paths: "xarray.Dataset") -> None:
         """Writes the stored paths, whole or not at all."""
         self._keep(_PATHS, paths)
+
+    def has_surface(self) -> bool:
+        return self._has(_SURFACE)
+
+    def keep_surface(self, surface: "xarray.Dataset") -> None:
+        """Writes the surface of the cost, whole or not at all."""
+        self._keep(_SURFACE, surface)
 
     def has_best(self) -> bool:
         return self._has(_BEST)
@@ -166,6 +178,7 @@ def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path =
             if not is_intact(path, part):
                 shutil.rmtree(path / part, ignore_errors=True)  # made anew from the results
         return _open(path, plan)
+    _check_names([*table.coordinates(plan), *table.variables(plan)])
     beside = path.with_name(f".{path.name}.partial")  # whoever finds the folder finds it whole
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -211,6 +224,21 @@ def _open(path: Path, plan: Plan) -> Folder:
     return Folder(path, plan, group, done)
 
 
+def seen(path: Path, plan: Plan, known_as: str) -> Folder | None:
+    """The folder of a run as another process made it; None if there is none here, or another run's."""
+    try:
+        return _open(path, plan) if read_manifest(path)["fingerprint"] == known_as else None
+    except StoreError:
+        return None
+
+
+def finished(path: Path) -> set[tuple[int, ...]]:
+    """The batches of a run that are marked and whole, by their place in the grid of batches."""
+    group = zarr.open_group(path / _RESULTS, mode="r")
+    marked = map(tuple, np.argwhere(_ledger(path, group)).tolist())
+    return {tile for tile in marked if all(map(_is_whole, _chunks(path, group, tile)))}
+
+
 def opened_table(path: Path) -> "xarray.Dataset":
     """The results of a run as a Dataset in memory; lanes that have not run are NaN, their outcome pending.
 
@@ -246,6 +274,15 @@ def opened_paths(path: Path) -> "xarray.Dataset | None":
       StoreError: they are damaged.
     """
     return _opened_part(path, _PATHS)
+
+
+def opened_surface(path: Path) -> "xarray.Dataset | None":
+    """The surface of a run's cost, as `landscape.surface` gives it; None if the run is not finished.
+
+    Raises:
+      StoreError: it is damaged.
+    """
+    return _opened_part(path, _SURFACE)
 
 
 def opened_best(path: Path) -> "xarray.Dataset | None":
@@ -341,6 +378,17 @@ def _opened(path: Path) -> "xarray.Dataset":
     import xarray
 
     return xarray.open_zarr(path, chunks=None, consolidated=True)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Refuses what can't be the name of an array, and so of a directory."""
+    for name in names:
+        if name in ("", *_TAKEN) or not name.isprintable() or set(name) & set("/\\") or len(name.encode()) > _LONGEST:
+            said = visible(name) if len(name) <= 60 else f"{visible(name[:57])}..."
+            raise StoreError(
+                f"'{said}' can't be the name of an array in a run folder: it must be up to {_LONGEST} bytes long, hold "
+                f"no slashes or control characters, and be none of {', '.join(_TAKEN)}; call the axis or leaf otherwise"
+            )
 
 
 def _words(names: Iterable[Any]) -> str:

@@ -1,26 +1,21 @@
 """Sweeps: batches to workers, and what comes back to one table."""
 
+import inspect
 import itertools
-import math
 import os
-import queue
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import engine, table
 from jaxgd import plan as plans
+from jaxgd import table, workers
 from jaxgd.descent import Descent, History, descend
-from jaxgd.outcome import judged
-from jaxgd.plan import Box, Each, Plan, planned
-from jaxgd.program import Program
+from jaxgd.plan import Box, Plan, planned
 
 if TYPE_CHECKING:
     import xarray
@@ -109,11 +104,15 @@ def in_memory(plan: Plan, executor: Executor | None = None) -> Any:
 def carried_out(plan: Plan, boxes: Sequence[Box], executor: Executor | None = None) -> Iterator[tuple[Box, dict]]:
     """Box by box as they finish: (box, figures of the box as NumPy arrays in its shape)."""
     if executor is not None:
-        yield from _as_finished(plan, boxes, executor, ahead=2 * (os.cpu_count() or 1))
+        apart = partial(plans.alone, plan)
+        yield from as_finished(boxes, lambda box: executor.submit(batch, *apart(box)), ahead=2 * (os.cpu_count() or 1))
         return
-    workers = 1 if _warm(plan, boxes) else _devices().workers
-    with ThreadPoolExecutor(workers, thread_name_prefix="jaxgd") as threads:
-        yield from _as_finished(plan, boxes, threads, ahead=2 * workers)
+    several = workers.ready(plan, boxes)
+    with ThreadPoolExecutor(several, thread_name_prefix="jaxgd") as threads:
+        batches = workers.batches(plan, boxes)
+        done = as_finished(batches, lambda some: threads.submit(workers.carried_out, plan, some), ahead=2 * several)
+        for some, figures in done:
+            yield from zip(some, figures, strict=True)
 
 
 def replay(lane: Callable[..., Descent], point: Mapping[str, Any], epochs: int) -> History:
@@ -139,7 +138,7 @@ def replay(lane: Callable[..., Descent], point: Mapping[str, Any], epochs: int) 
     if hasattr(point, "coords"):
         point = _point_of(lane, point)
     descent = lane(**{name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in point.items()})
-    return descend(descent.cost, descent.params, descent.optimizer, epochs=epochs)
+    return descend(**{name: getattr(descent, name) for name in inspect.signature(Descent).parameters}, epochs=epochs)
 
 
 def _point_of(lane: Callable[..., Descent], selection: "xarray.Dataset") -> dict[str, Any]:
@@ -159,78 +158,17 @@ def _point_of(lane: Callable[..., Descent], selection: "xarray.Dataset") -> dict
     return point
 
 
-class _Devices(NamedTuple):
-    free: queue.SimpleQueue  # whoever works takes one, and gives it back
-    all: tuple
-    workers: int
+def as_finished(work: Sequence[Any], submit: Callable[[Any], Future], ahead: int) -> Iterator[tuple[Any, Any]]:
+    """Piece by piece with what came of it.
 
-
-@lru_cache(maxsize=1)
-def _devices() -> _Devices:
-    """One worker per accelerator; on the CPU, XLA runs programs of several threads side by side."""
-    devices = tuple(jax.local_devices())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = cores if devices[0].platform == "cpu" and len(devices) < cores else len(devices)
-    free: queue.SimpleQueue = queue.SimpleQueue()
-    for index in range(workers):
-        free.put(devices[index % len(devices)])
-    return _Devices(free, devices, workers)
-
-
-def _warm(plan: Plan, boxes: Sequence[Box]) -> bool:
-    """Compiles here, in the caller's thread and so under its settings; True if a program calls back."""
-    calls_back = False
-    for static in sorted({_static_of(plan, box) for box in boxes}):
-        for device in _devices().all:
-            calls_back |= _program(plan, static, device).calls_back
-    return calls_back
-
-
-def _static_of(plan: Plan, box: Box) -> tuple[int, ...]:
-    return tuple(part.start if d.static else 0 for d, part in zip(plan.dimensions, box, strict=True))
-
-
-_known_programs: dict[tuple, Program] = {}
-_tracing = threading.Lock()
-
-
-def _program(plan: Plan, static: tuple[int, ...], device: Any) -> Program:
-    key = (plan.key, static, device)
-    with _tracing, jax.enable_x64(plan.x64), plans.plain_words():
-        if key not in _known_programs:
-            while len(_known_programs) >= 64:  # they hold the constants of their plans
-                _known_programs.pop(next(iter(_known_programs)))
-            _known_programs[key] = engine.program(
-                plans.bound(plan, static),
-                plans.arguments(plan),
-                records=len(plan.records),
-                targeted=plan.target > -math.inf,
-                block=plan.block,
-                blocks=plan.blocks,
-                dtype=_real(plan),
-                device=device,
-            )
-        return _known_programs[key]
-
-
-def _limits(plan: Plan) -> engine.Limits:
-    real = _real(plan)
-    ceiling = np.minimum(plan.ceiling, np.finfo(real).max)
-    return engine.Limits(np.int32(plan.epochs), real(plan.target), real(ceiling), np.asarray(plan.records, np.int32))
-
-
-def _real(plan: Plan) -> type:
-    return np.float64 if plan.x64 else np.float32
-
-
-def _as_finished(plan: Plan, boxes: Sequence[Box], executor: Executor, ahead: int) -> Iterator[tuple[Box, dict]]:
-    """Submits no more than the workers can soon do, so that memory holds a few batches, never all."""
-    waiting = iter(boxes)
-    running: dict[Future, Box] = {}
+    Submits no more than the workers can soon do, so that memory holds a few batches, never all.
+    """
+    waiting = iter(work)
+    running: dict[Future, Any] = {}
     try:
         while True:
-            for box in itertools.islice(waiting, ahead - len(running)):
-                running[executor.submit(_batch, plan, box)] = box
+            for piece in itertools.islice(waiting, ahead - len(running)):
+                running[submit(piece)] = piece
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -240,36 +178,6 @@ def _as_finished(plan: Plan, boxes: Sequence[Box], executor: Executor, ahead: in
             future.cancel()
 
 
-def _batch(plan: Plan, box: Box) -> dict[str, np.ndarray]:
+def batch(plan: Plan, box: Box) -> dict[str, np.ndarray]:
     """Carries out the lanes of one box, wherever this process has a free device."""
-    shape = tuple(part.stop - part.start for part in box)
-    lanes = math.prod(shape)
-    indices = np.unravel_index(np.minimum(np.arange(plan.blocks * plan.block), lanes - 1), shape or (1,))
-    arguments = {
-        name: jax.tree.map(lambda a, here=part.start + index: a[here], values)
-        for dimension, part, index in zip(plan.dimensions, box, indices, strict=bool(shape))
-        for name, values in dimension.axes.items()
-        if not isinstance(values, Each)
-    }
-    device = _devices().free.get()
-    try:
-        with jax.enable_x64(plan.x64):
-            figures = _program(plan, _static_of(plan, box), device).run(arguments, np.int32(lanes), _limits(plan))
-            figures = jax.tree.map(lambda a: np.asarray(a)[:lanes], figures)
-    finally:
-        _devices().free.put(device)
-    figures = judged(figures, plan.minimum, plan.minima, plan.tolerance)
-    figures = {name: values.reshape(shape + values.shape[1:]) for name, values in figures.items()}
-    return figures if plan.absent is None else _without(plan, box, figures)
-
-
-def _without(plan: Plan, box: Box, figures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The figures with the absent lanes left pending."""
-    nothing = plan.absent[box[: plan.absent.ndim]]
-    fills = {name: variable.fill for name, variable in table.variables(plan).items()}
-    return {
-        name: np.where(
-            nothing.reshape(nothing.shape + (1,) * (values.ndim - nothing.ndim)), fills.get(name, np.nan), values
-        ).astype(values.dtype)
-        for name, values in figures.items()
-    }
+    return workers.carried_out(plan, [box])[0]

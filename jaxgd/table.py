@@ -7,13 +7,15 @@ import numpy as np
 
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, NEVER, OUTCOMES, PENDING, named, tolerances
 from jaxgd.plan import Each, Plan
+from jaxgd.ranges import visible
 
 if TYPE_CHECKING:
     import xarray
 
 COUNTS = ("best_epoch", "epochs", "target_epoch", "diverged_epoch", "crossings", "minimum", "window", "growths")
 MAYBE_NEVER = ("target_epoch", "diverged_epoch", "minimum")
-REPLICATES = ("seed",)  # dimensions that repeat a setting rather than change it
+REPLICATES = ("seed", "network_seed", "data_seed")  # dimensions that repeat a setting rather than change it
+METRICS = tuple(f"{part}_{what}" for what in ("cost", "accuracy") for part in ("train", "validation", "test"))
 
 
 class Variable(NamedTuple):
@@ -39,7 +41,8 @@ def variables(plan: Plan) -> dict[str, Variable]:
     )
     if plan.minima is not None and np.size(plan.minima):
         described["minimum"].attributes["known_minima"] = np.asarray(plan.minima).tolist()
-    for name, leaf in named("params", plan.outline["params"]).items() if plan.keep_params else ():
+    leaves = named("params", plan.outline["params"]) if plan.keep_params else {}
+    for name, leaf in (plan.outline["metrics"] | leaves).items():
         inner = tuple(f"{name}.{axis}" for axis in range(len(leaf.shape)))
         attributes = {"long_name": f"{name} of the last finite state"}
         described[name] = Variable(grid + inner, plan.shape + leaf.shape, np.dtype(leaf.dtype), np.nan, attributes)
@@ -74,7 +77,8 @@ def attributes(plan: Plan) -> dict[str, Any]:
     """What a result says of its run as a whole."""
     names = ("epochs", "target", "ceiling", "minimum", "tolerance")
     known = {name: getattr(plan, name) for name in names}
-    return {name: value for name, value in known.items() if value is not None and np.isfinite(value)}
+    known = {name: value for name, value in known.items() if value is not None and np.isfinite(value)}
+    return known | ({} if plan.select == "final_cost" else {"select": plan.select})
 
 
 def empty(plan: Plan) -> dict[str, np.ndarray]:
@@ -95,11 +99,16 @@ def labelled(plan: Plan, results: dict[str, np.ndarray]) -> "xarray.Dataset":
     return xarray.Dataset(data, coords=coordinates(plan), attrs=attributes(plan))
 
 
-def best(table: "xarray.Dataset", by: str = "final_cost") -> "xarray.Dataset":
+def best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dataset":
     """The best setting: the lowest median over seeds of `by`; never the luckiest lane.
 
     Lanes that diverged, or never met the target where `by` is `target_epoch`, count as worst. Of
     equals, the one whose lowest cost came first.
+
+    Args:
+      table: the result of a sweep.
+      by: a figure or a metric, the lower the better, but an accuracy the higher; by default what the
+        run selects by, else `final_cost`.
 
     Returns:
       The table at that setting; a `seed` dimension stays.
@@ -111,6 +120,7 @@ def best(table: "xarray.Dataset", by: str = "final_cost") -> "xarray.Dataset":
     >>> float(best(results).learning_rate)
     0.4
     """
+    by = by or selected_by(table)
     places = ranking(table, by, 1)
     if not places:
         raise ValueError(
@@ -121,17 +131,44 @@ def best(table: "xarray.Dataset", by: str = "final_cost") -> "xarray.Dataset":
 
 def ranking(table: "xarray.Dataset", by: str, count: int) -> list[dict[Any, int]]:
     """Where the `count` best settings are, {dimension: index}, ranked as `best` does; the worst have no rank."""
-    values = table[by].where(np.isfinite(table[by]), np.inf)
-    dead = np.isin(table["outcome"], (DIVERGED, PENDING))
-    score = values.where(~dead, np.inf)
+    score = scores(table, by)
     replicates = [name for name in REPLICATES if name in score.dims]
     score, haste = score.median(replicates), table["best_epoch"].median(replicates)
-    scores, hastes = score.values.ravel(), haste.values.ravel()
-    found = np.flatnonzero(np.isfinite(scores))
+    score, dims, shape = score.values.ravel(), score.dims, score.shape
+    found = np.flatnonzero(np.isfinite(score))
     if len(found) > count:  # to sort a million for the sake of a few would take long
-        found = found[scores[found] <= np.partition(scores[found], count - 1)[count - 1]]
-    found = found[np.lexsort((hastes[found], scores[found]))][:count]
-    return [dict(zip(score.dims, map(int, np.unravel_index(place, score.shape)), strict=True)) for place in found]
+        found = found[score[found] <= np.partition(score[found], count - 1)[count - 1]]
+    found = found[np.lexsort((haste.values.ravel()[found], score[found]))][:count]
+    return [dict(zip(dims, map(int, np.unravel_index(place, shape)), strict=True)) for place in found]
+
+
+def selected_by(table: "xarray.Dataset") -> str:
+    """The figure by which the best setting of a result is chosen."""
+    return table.attrs.get("select", "final_cost")
+
+
+def scores(table: "xarray.Dataset", by: str) -> "xarray.DataArray":
+    """What each lane scored, the lower the better: a cost, an epoch, or the share that an accuracy misses of 1.
+
+    Infinite for lanes that diverged, never got there, or have not run.
+    """
+    values = 1 - table[by].astype(float) if is_accuracy(by) else table[by].astype(float)
+    return values.where(np.isfinite(values) & ~np.isin(table["outcome"], (DIVERGED, PENDING)), np.inf)
+
+
+def is_accuracy(name: str) -> bool:
+    """Whether a figure is the better the higher it is, up to 1."""
+    return name.endswith("accuracy")
+
+
+def by_name(table: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
+    """One table for each point of the dimensions that hold names (optimizers, say), or the whole as one, unnamed."""
+    named = [d for d in table["outcome"].dims if table[d].dtype.kind not in "iuf"]
+    found = {}
+    for index in np.ndindex(*(table.sizes[d] for d in named)):
+        part = table.isel(dict(zip(named, index, strict=True)))
+        found[", ".join(visible(part[d].values) for d in named)] = part.drop_vars(named)
+    return found
 
 
 def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":

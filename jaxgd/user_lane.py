@@ -16,7 +16,7 @@ class UserLane:
     """[lane] of a config: calling it with a point of the grid gives the Descent of the user's function."""
 
     def __init__(self, config: Config, folder: Path):
-        self.config, given = config, config.lane.arguments
+        self.config, self.folder, given = config, folder, config.lane.arguments
         self.function = names.imported("lane.function", config.lane.function, folder)
         self.keys = {axis.name: axis.key for axis in cfg.axes(config)}
         known = names.parameters(self.function)
@@ -30,6 +30,9 @@ class UserLane:
                 raise ConfigError(f"lane.{name} is missing: {config.lane.function} needs it")
         for axis in cfg.axes(config):
             self._check_axis(axis, {**known, **given})
+
+    def __reduce__(self):
+        return cfg.rebuilt, (UserLane, cfg.as_toml(self.config), self.folder)
 
     def __call__(self, **point: Any) -> Descent:
         settings = {self.keys[name].removeprefix("lane."): value for name, value in point.items()}

@@ -1,10 +1,15 @@
 """What all tests share."""
 
-import hypothesis
-import jax
-import pytest
+import os
+
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # of the commands that tests run: the user's cache is left alone
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 hypothesis.settings.register_profile("jaxgd", deadline=None)  # the first example compiles
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=10_000)
 hypothesis.settings.load_profile("jaxgd")
 
 

@@ -26,7 +26,7 @@ def test_what_is_not_said_has_a_default():
     config = checked()
     assert (config.title, config.seed, config.sweep) == ("", 0, {})
     assert (config.run.precision, config.run.select, config.run.unequal_trials) == ("float32", "final_cost", False)
-    assert (config.record.history, config.record.paths, config.record.params) == (None, 0, "all")
+    assert (config.record.history, config.record.paths, config.record.params) == (None, None, "all")
 
 
 def test_whole_numbers_are_taken_as_reals():

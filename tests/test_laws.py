@@ -65,6 +65,33 @@ def test_order_and_neighbours_change_no_bit(lanes, random):
     same_bits(swept(*zip(lanes[alone])), table.isel(learning_rate=[alone]))
 
 
+CHAOTIC = {
+    "gradient descent": optax.sgd,
+    "momentum": lambda rate: jaxgd.momentum(rate, 0.9),
+    "adam": optax.adam,
+}
+
+
+@pytest.mark.parametrize("name", CHAOTIC)
+@settings(max_examples=4)
+@given(st.integers(257, 511), st.randoms(use_true_random=False))
+def test_company_changes_no_bit_of_a_chaotic_descent(name, size, random):
+    """On the rippled bowl the last bit of any epoch decides all that follow: were one rounded otherwise, it would show."""
+    rates = np.geomspace(0.01, 1.5, 511)
+    everyone = list(range(511))
+    random.shuffle(everyone)
+    some = everyone[:size]
+    whole = jaxgd.sweep(CHAOTIC_LANES[name], {"rate": rates}, epochs=301)
+    same_bits(jaxgd.sweep(CHAOTIC_LANES[name], {"rate": rates[some]}, epochs=301), whole.isel(rate=some))
+
+
+def _chaotic_lane(optimizer):
+    return lambda rate: jaxgd.Descent(SURFACES["chaotic"].cost, 1.0, optimizer(rate))
+
+
+CHAOTIC_LANES = {name: _chaotic_lane(optimizer) for name, optimizer in CHAOTIC.items()}
+
+
 def test_size_of_blocks_and_batches_changes_no_bit(monkeypatch):
     lanes = np.geomspace(1e-4, 30, 700), np.linspace(-3, 3, 700)
     table = swept(*lanes)
@@ -174,9 +201,26 @@ def test_importing_loads_nothing_heavy_and_changes_no_setting():
 import jax, sys
 before = dict(jax.config.values)
 import jaxgd
-assert jax.config.values == before
+assert jaxgd.sweep and jax.config.values == before
 loaded = [name for name in {HEAVY} if name in sys.modules]
 assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+def test_the_command_answers_about_itself_without_jax():
+    program = "import sys; from jaxgd.cli import answered; answered(['--help']); assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_public_names_mean_what_is_public_also_where_a_room_has_the_same_name():
+    program = """
+import jaxgd.run, jaxgd.sweep, types
+import jaxgd
+public = {name: getattr(jaxgd, name) for name in dir(jaxgd)}
+assert not any(isinstance(value, types.ModuleType) for value in public.values()), public
+from jaxgd import *
+assert sweep is jaxgd.sweep is public["sweep"] and not hasattr(jaxgd, "nonsense")
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
@@ -184,6 +228,17 @@ assert not loaded, loaded
 def modules():
     found = pkgutil.walk_packages(jaxgd.__path__, "jaxgd.")
     return [module.name for module in found if not module.name.endswith("__main__")]
+
+
+def test_every_room_can_be_the_first_to_be_imported():
+    program = """
+import sys, importlib
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    for loaded in [name for name in sys.modules if name.split(".")[0] == "jaxgd"]:
+        del sys.modules[loaded]
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program, *modules()], check=True)
 
 
 @pytest.mark.parametrize("name", modules())

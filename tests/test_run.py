@@ -13,7 +13,7 @@ import xarray
 from rich.console import Console
 
 import jaxgd
-from jaxgd import cli, config, run, store
+from jaxgd import cli, config, run, store, workers
 from jaxgd.config import ConfigError
 from jaxgd.outcome import DIVERGED
 from jaxgd.plan import Plan
@@ -72,7 +72,7 @@ lane.learning_rate = { linspace = [0.1, 1.5, 4] }
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several batches, and paths in several blocks, of few lanes."""
-    monkeypatch.setattr(Plan, "block", 64)
+    monkeypatch.setattr(Plan, "grain", 64)
 
 
 def a_file(folder, text, name="mine.toml"):
@@ -89,13 +89,9 @@ def carried_out(folder, text, *settings, **progress):
 
 def counted(monkeypatch):
     """The boxes that are really carried out from now on."""
-    done, batch = [], sweep_module()._batch
-    monkeypatch.setattr(sweep_module(), "_batch", lambda plan, box: (done.append(box), batch(plan, box))[1])
+    done, batch = [], workers.carried_out
+    monkeypatch.setattr(workers, "carried_out", lambda plan, boxes: (done.extend(boxes), batch(plan, boxes))[1])
     return done
-
-
-def sweep_module():
-    return sys.modules["jaxgd.sweep"]  # the package's `sweep` is the function
 
 
 def same(a, b):
@@ -280,7 +276,7 @@ def test_paths_too_long_to_keep_are_thinned(tmp_path, monkeypatch):
     chosen = [(i, 0) for i in range(20)]
     stored = store.opened_table(whole.folder)
     thin, full = run.paths(whole.plan, stored, chosen), None
-    assert thin.epoch.values.tolist() == [0, 5, 10, 15, 20, 25, 30]
+    assert thin.epoch.values.tolist() == [0, 2, 9, 15, 30]  # some spread evenly, some by ratios
     monkeypatch.undo()
     full = run.paths(whole.plan, stored, chosen)
     assert full.sizes["epoch"] == 31 == every.sizes["epoch"]
@@ -350,7 +346,7 @@ def progress_of(monkeypatch, tmp_path, *, terminal, slow, seconds=0.3):
     out = io.StringIO()
     monkeypatch.setattr(cli, "_SLOW", slow)
     monkeypatch.setattr(cli, "_console", lambda stderr: Console(file=out, force_terminal=terminal, width=80))
-    monkeypatch.setattr(run, "carry_out", lambda prepared, progress: (progress(64, 300), time.sleep(seconds)))
+    monkeypatch.setattr(run, "carry_out", lambda prepared, progress, cluster: (progress(64, 300), time.sleep(seconds)))
     cli._carry_out(run.prepared(a_file(tmp_path, SWEEP), runs=tmp_path))
     return out.getvalue()
 

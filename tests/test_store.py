@@ -27,7 +27,7 @@ EPOCHS = 20
 def small_blocks():
     """Several batches of few lanes, the last of them at the ragged edge of the grid."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Plan, "block", 64)
+        patch.setattr(Plan, "grain", 64)
         yield
 
 
@@ -429,7 +429,7 @@ def test_a_damaged_ledger_is_not_believed(whole, copy):
 def test_batches_of_another_size_are_refused_and_untouched(copy, monkeypatch):
     """Begun on another kind of device, say."""
     before = snapshot(copy)
-    monkeypatch.setattr(Plan, "block", 128)
+    monkeypatch.setattr(Plan, "grain", 128)
     plan = a_plan()
     with pytest.raises(store.StoreError, match="begun on another kind of device"):
         store.opened(copy, plan, fingerprint(plan))

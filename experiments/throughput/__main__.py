@@ -18,7 +18,7 @@ from pathlib import Path
 
 from experiments.throughput import growth, phases, show
 from experiments.throughput.compare import Row, compared
-from experiments.throughput.peers import ENVIRONMENTS, PEERS
+from experiments.throughput.peers import ENVIRONMENTS, OURS, PEERS
 from experiments.throughput.worker import Ask, worker
 from experiments.throughput.workloads import WORKLOADS, Workload, sized
 
@@ -44,7 +44,7 @@ def _peers(asked: argparse.Namespace, path: Path) -> bool:
     with ExitStack() as stack:
         asks = dict(_environments(asked, stack))
         for name, workload in asked.workloads.items():
-            more, failed = compared(name, workload, asks, asked.repeats)
+            more, failed = compared(name, workload, asks, asked.repeats, asked.peer)
             print(f"{name}: {workload.lanes} lanes, up to {workload.epochs} epochs, target {workload.target}")
             print(show.table(show.PEER_COLUMNS, [show.peer_cells(row, workload.lanes) for row in more]))
             print(*(f"failed: {peer}: {why}\n" for peer, why in failed.items()), sep="", flush=True)
@@ -104,6 +104,9 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--part", action="append", choices=PARTS, help="only this part; may be given again")
     parser.add_argument("--only", metavar="WORKLOAD", default="", help="workloads whose name begins so (below)")
+    parser.add_argument(
+        "--peer", action="append", choices=[name for name in PEERS if name != OURS], help="only this one beside jaxgd"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes: a first look, not a measurement")
     parser.add_argument("--lanes", type=_count, metavar="N", help="at most so many")
     parser.add_argument("--epochs", type=_count, metavar="N", help="at most so many, rounded down to a multiple of 20")

@@ -1,6 +1,6 @@
 """The same work by jaxgd and by its peers: are the results equal, and how long does each take?"""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -47,9 +47,15 @@ class Row(NamedTuple):
     agreement: Agreement
 
 
-def compared(name: str, workload: Workload, asks: Mapping[str, Ask], repeats: int) -> tuple[list[Row], dict[str, str]]:
-    """A row for every peer that can do the work here, interleaved in `repeats` rounds; and what failed, why."""
-    peers = {p: peer for p, peer in PEERS.items() if peer.environment in asks and able(peer, workload)}
+def compared(
+    name: str, workload: Workload, asks: Mapping[str, Ask], repeats: int, only: Sequence[str] | None = None
+) -> tuple[list[Row], dict[str, str]]:
+    """A row for every peer (of `only` those) that can do the work here, interleaved in rounds; and what failed, why."""
+    peers = {
+        p: peer
+        for p, peer in PEERS.items()
+        if peer.environment in asks and able(peer, workload) and (not only or p in (OURS, *only))
+    }
     firsts, failed = {}, {}
     for p, peer in peers.items():
         try:

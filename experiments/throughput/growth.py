@@ -49,23 +49,33 @@ def points(lanes: int, epochs: int, repeats: int) -> Iterator[Point]:
 
 def measured(workload: Workload, repeats: int, stored: bool) -> tuple[list[float], int, int]:
     """In the worker: seconds of each sweep but the first, peak of resident memory, bytes of the result."""
-    import jaxgd
     from experiments.throughput.timing import peak_bytes, timed
     from experiments.throughput.with_jax import lane_of
     from experiments.throughput.workloads import axes
+    from jaxgd.plan import planned
+    from jaxgd.sweep import in_memory
+
+    lane = lane_of(workload)
 
     def run() -> Any:
-        with tempfile.TemporaryDirectory() as folder:
-            return jaxgd.sweep(
-                lane_of(workload),
-                axes(workload),
-                epochs=workload.epochs,
-                target=workload.target,
-                run=f"{folder}/run" if stored else None,
-            ).nbytes
+        plan = planned(lane, axes(workload), epochs=workload.epochs, target=workload.target)
+        return _into_a_folder(plan) if stored else in_memory(plan).nbytes
 
     calls = [timed(run) for _ in range(repeats + 1)]
     return [seconds for seconds, _ in calls[1:]], peak_bytes(), calls[0][1]
+
+
+def _into_a_folder(plan: Any) -> int:
+    """The results batch by batch into a run folder, and not read again."""
+    from jaxgd import store
+    from jaxgd.plan import fingerprint
+    from jaxgd.sweep import carried_out
+
+    with tempfile.TemporaryDirectory() as path:
+        folder = store.opened(f"{path}/run", plan, fingerprint(plan))
+        for box, figures in carried_out(plan, folder.unfinished()):
+            folder.keep(box, figures)
+    return 0
 
 
 def _work(lanes: int, epochs: int) -> Iterator[tuple[str, int, Workload]]:

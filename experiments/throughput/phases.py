@@ -20,7 +20,10 @@ def divided(config: str) -> dict[str, float]:
         seconds["import the rest"] = max(0.0, _python("import jaxgd.run, jaxgd.show.plots") - seconds["import JAX"])
         with worker(sys.executable) as ask:
             seconds |= ask("phases:carried_out", str(path), f"{folder}/inside")
-        for name in ("the command", "the command again"):  # the second time into another folder: it must descend again
+        for name in (
+            "the command",
+            "the command again",
+        ):  # anew, but for the programs kept
             seconds[name] = _command(["run", str(path)], Path(folder, name.replace(" ", "-")))
     return seconds
 
@@ -55,7 +58,8 @@ def carried_out(config: str, folder: str) -> dict[str, float]:
 
 def help_seconds() -> float:
     """`jaxgd --help`."""
-    return _command(["--help"], Path.cwd())
+    with tempfile.TemporaryDirectory() as folder:
+        return _command(["--help"], Path(folder, "here"))
 
 
 def compilations() -> dict[str, int]:
@@ -103,14 +107,15 @@ def _counts(actions: dict[str, Callable], count: Callable[[], int]) -> Iterator[
 
 def _command(arguments: list[str], folder: Path) -> float:
     folder.mkdir(exist_ok=True)
-    return _seconds([sys.executable, "-m", "jaxgd", *arguments], folder)
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache")}  # empty at first, whatever the user's own holds
+    return _seconds([sys.executable, "-m", "jaxgd", *arguments], folder, environment() | cache)
 
 
 def _python(statement: str) -> float:
-    return _seconds([sys.executable, "-c", statement], ROOT)
+    return _seconds([sys.executable, "-c", statement], ROOT, environment())
 
 
-def _seconds(command: list[str], folder: Path) -> float:
+def _seconds(command: list[str], folder: Path, variables: dict[str, str]) -> float:
     began = time.perf_counter()
-    subprocess.run(command, cwd=folder, env=environment(), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=folder, env=variables, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began

@@ -1,60 +1,50 @@
 """Figures of a run, drawn from its stored results."""
 
-import re
-import textwrap
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from jaxgd.outcome import OUTCOMES
-from jaxgd.show.scales import WIDE, borders, is_log, with_heights
-from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, NOWHERE, RC
-from jaxgd.show.tables import by_name, is_axis, setting
-from jaxgd.table import REPLICATES, best
+from jaxgd.show.atlas import drawn, height_map, outcome_map
+from jaxgd.show.scales import has, is_log, longest, rows
+from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, RC, titled
+from jaxgd.show.tables import is_axis
+from jaxgd.show.terrain import last_costs, representative, words
+from jaxgd.table import REPLICATES, best, edges
 
 if TYPE_CHECKING:
     import xarray
 
 _MOST_POINTS = 20_000  # drawn along one axis; beyond it they only hide each other
-_MOST_CELLS = 1_000  # of a map, each way: more than a page has dots
-_MOST_CURVES, _MOST_ROWS, _MOST_MINIMA = 12, 8, 10
+_MOST_CURVES = 12
 
 
-def overview(table: "xarray.Dataset", paths: "xarray.Dataset | None", title: str) -> Figure:
+def overview(table: "xarray.Dataset", paths: "xarray.Dataset | None" = None, title: str = "") -> Figure:
     """One figure that shows the run: cost over epochs where no axis has a scale; final cost over one axis; or
     maps of outcome and final cost over two."""
     along = [str(d) for d in table["outcome"].dims if is_axis(table, str(d))]
     with matplotlib.rc_context(RC):
         if not along and paths is not None:
-            return _curves(table, paths, title)
-        rows = dict(list(by_name(with_heights(table)).items())[:_MOST_ROWS])
+            return curves(table, paths, title)
         if len(along) < 2 or "trial" in along:
-            return _strips(rows, along[0] if along else _longest(table, 1)[0], title)
-        return _maps(rows, *_longest(table, 2), title)
-
-
-def _longest(table: "xarray.Dataset", count: int) -> list[str]:
-    """The longest numeric dimensions, in their own order: axes before replicates, the first of equals."""
-    numeric = [str(d) for d in table["outcome"].dims if table[d].dtype.kind in "iuf"]
-    chosen = sorted(numeric, key=lambda d: (not is_axis(table, d), -table.sizes[d]))[:count]
-    return [d for d in numeric if d in chosen]
+            return final_cost(table, along[0] if along else longest(table, 1)[0], title)
+        return drawn(rows(table), *longest(table, 2), title, [outcome_map, height_map])
 
 
 # --- cost over epochs ---
 
 
-def _curves(table: "xarray.Dataset", paths: "xarray.Dataset", title: str) -> Figure:
-    """Cost over epochs, and the same on a logarithmic scale where it spans one."""
-    some = np.unique(
-        np.linspace(0, paths.sizes["path"] - 1, min(paths.sizes["path"], _MOST_CURVES)).round().astype(int)
-    )
+def curves(table: "xarray.Dataset", paths: "xarray.Dataset", title: str = "") -> Figure:
+    """Cost over epochs, and the same on a logarithmic scale where it spans one; of a dozen paths, if there are more."""
+    with matplotlib.rc_context(RC):
+        return _curves(table, paths, representative(paths, _MOST_CURVES), title)
+
+
+def _curves(table: "xarray.Dataset", paths: "xarray.Dataset", some: list[int], title: str) -> Figure:
     costs = paths["cost"].values[some].astype(float)
     minimum = table.attrs.get("minimum")
     above = np.where(costs > (minimum or 0), costs - (minimum or 0), np.nan)  # a logarithm has no room for 0
@@ -65,18 +55,20 @@ def _curves(table: "xarray.Dataset", paths: "xarray.Dataset", title: str) -> Fig
     panels = [("cost", costs, "linear"), (f"cost{' above the minimum' * bool(minimum)}", above, "log")][: 1 + spans]
     for axes, (label, heights, scale) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         for row, place in enumerate(some):
-            path = paths.isel(path=place)
-            end = OUTCOMES[int(path["outcome"])]
-            name = f"{setting(path.drop_vars('epoch')).removeprefix('optimizer = ')}: {end}" if several else None
-            _curve(axes, path["epoch"].values, heights[row], row, end, name)
+            end = OUTCOMES[int(paths["outcome"].values[place])]
+            name = f"{words(paths, place, some)}: {end}".removeprefix(": ") if several else None
+            _curve(axes, paths["epoch"].values, heights[row], row, end, name)
         axes.set(xlabel="epoch", ylabel=label, yscale=scale)
         _keep_in_sight(axes, heights, scale)
+        if scale == "log" and minimum is not None:  # what lies lower is rounding
+            least = 4 * float(np.finfo(paths["cost"].dtype).eps) * max(1.0, abs(minimum))
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], min(least, float(np.nanmax(above)) / 10)))
         _few_ticks(axes, scale)
     if several:
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper")
     verdict = "" if several else f": {OUTCOMES[int(paths['outcome'].values[0])]}"
-    return _titled(figure, title + verdict)
+    return titled(figure, title + verdict)
 
 
 def _curve(axes: Axes, epochs: np.ndarray, heights: np.ndarray, row: int, end: str, name: str | None) -> None:
@@ -111,22 +103,43 @@ def _keep_in_sight(axes: Axes, heights: np.ndarray, scale: str) -> None:
 # --- over one axis ---
 
 
+def final_cost(table: "xarray.Dataset", along: str | None = None, title: str = "") -> Figure:
+    """Final cost over one axis, by default the longest, marked by outcome, with the best value, the edge and the known
+    limit; a row per name.
+
+    Raises:
+      ValueError: the table has no such axis of numbers.
+    """
+    along = along or next(iter(longest(table, 1)), None)
+    if along is None or along not in table["outcome"].dims or table[along].dtype.kind not in "iuf":
+        raise ValueError(f"no axis of numbers{f' {along!r}' if along else ''}: {has(table)}")
+    with matplotlib.rc_context(RC):
+        return _strips(rows(table), along, title)
+
+
 def _strips(rows: dict[str, "xarray.Dataset"], along: str, title: str) -> Figure:
-    """Final cost over one axis, marked by outcome, a row per name."""
     figure = Figure(figsize=(8, 1.2 + 2.8 * len(rows) if len(rows) < 3 else 1 + 2.1 * len(rows)))
     every = figure.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    for axes, (name, table) in zip(every, rows.items(), strict=True):
-        label, where = _scale_of(table, along)
+    scales = [_scale_of(table, along) for table in rows.values()]
+    if len({label for label, _ in scales}) > 1:  # one scale below all of them
+        scales = [(along, table[along].values) for table in rows.values()]
+    for axes, (name, table), (_, where) in zip(every, rows.items(), scales, strict=True):
         _strip(axes, table, along, where)
         _few_ticks(axes, axes.get_yscale())
         axes.set(title=name, ylabel=table["height"].attrs["label"].replace(" above", "\nabove"))
-    every[-1].set_xlabel(label)
+    every[-1].set_xlabel(scales[-1][0])
     handles = {label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    order = [label for label in (*map(_in_legend, OUTCOMES), "median", "best") if label in handles]
+    order = [
+        label for label in (*map(_in_legend, OUTCOMES), "median", "best", "edge", "known limit") if label in handles
+    ]
     figure.legend(
-        [handles[label] for label in order], order, loc="outside lower center", ncols=len(order), columnspacing=1.2
+        [handles[label] for label in order],
+        order,
+        loc="outside lower center",
+        ncols=min(len(order), 6),
+        columnspacing=1.2,
     )
-    return _titled(figure, title)
+    return titled(figure, title)
 
 
 def _scale_of(table: "xarray.Dataset", along: str) -> tuple[str, np.ndarray]:
@@ -160,6 +173,8 @@ def _strip(axes: Axes, table: "xarray.Dataset", along: str, scale: np.ndarray) -
         order = np.argsort(scale, kind="stable")
         middle = np.median(heights.reshape(len(scale), -1), axis=1)
         axes.plot(scale[order], middle[order], color="black", linewidth=0.8, label="median")
+    if along not in REPLICATES and along != "trial" and len(scale) > 1:
+        _mark_ends(axes, table, along)
     try:
         winner = _scale_of(best(table), along)[1] if along != "trial" else scale[int(best(table)["trial"])]
     except ValueError:
@@ -168,107 +183,68 @@ def _strip(axes: Axes, table: "xarray.Dataset", along: str, scale: np.ndarray) -
         axes.axvline(float(winner), color="black", linewidth=0.8, linestyle=":", label="best")
 
 
+def _mark_ends(axes: Axes, table: "xarray.Dataset", along: str) -> None:
+    """Where divergence begins: as it was found, half way between two values, and as theory has it."""
+    edge = edges(table, along)
+    if edge["unstable"].ndim == 0 and np.isfinite(edge["unstable"]) and int(edge["changes"]) == 1:
+        low, high = float(edge["stable"]), float(edge["unstable"])
+        at = np.sqrt(low * high) if is_log(table[along].values) else (low + high) / 2
+        axes.axvline(at, color="#6e1f00", linewidth=1, linestyle="-.", label="edge")
+    limit = table.get("known_limit")
+    if limit is not None and limit.attrs["along"] == along and limit.size == 1 and np.isfinite(limit.item()):
+        axes.axvline(limit.item(), color="#0072b2", linewidth=1.6, linestyle="--", label="known limit", zorder=0)
+
+
 def _in_legend(outcome: str) -> str:
     return "diverged (above)" if outcome == "diverged" else outcome
 
 
-# --- over two axes ---
+# --- optimizers beside each other ---
 
 
-def _maps(rows: dict[str, "xarray.Dataset"], up: str, across: str, title: str) -> Figure:
-    """Outcome, final cost and, where several minima are known, which was reached, over two axes."""
-    whole = next(iter(rows.values()))
-    several = len(whole["minimum"].attrs.get("known_minima", ())) > 1
-    draw = [_outcome_map, _height_map] + ([_minimum_map] if several else [])
-    figure = Figure(figsize=(0.5 + 4.6 * len(draw), 0.8 + 3.6 * len(rows)))
-    every = figure.subplots(len(rows), len(draw), squeeze=False, sharex=True, sharey=True)
-    for line, (name, table) in zip(every, rows.items(), strict=True):
-        flat, cut = _cut(table, up, across)
-        for axes, one in zip(line, draw, strict=True):
-            heading = one(figure, axes, flat, up, across)
-            axes.set(title=": ".join(filter(None, (name, heading))))
-            axes.set_xscale("log" if is_log(flat[across].values) else "linear")
-            axes.set_yscale("log" if is_log(flat[up].values) else "linear")
-        line[0].set_ylabel(f"{up}\n({cut})" if cut else up)
-    for axes in every[-1]:
-        axes.set_xlabel(across)
-    return _titled(figure, title)
+def optimizers(table: "xarray.Dataset", paths: "xarray.Dataset | None" = None, title: str = "") -> Figure:
+    """Optimizers compared: cost over epochs of the best stored path of each, and final cost over the longest axis."""
+    every_name, along = rows(table), next(iter(longest(table, 1)), None)
+    with matplotlib.rc_context(RC):
+        panels = [paths is not None and bool(np.isfinite(last_costs(paths)).any()), along is not None]
+        figure = Figure(figsize=(1 + 4.6 * max(1, sum(panels)), 4))
+        every = iter(np.atleast_1d(figure.subplots(1, max(1, sum(panels)))))
+        if panels[0]:
+            _best_curves(next(every), table, paths)
+        if panels[1]:
+            _lowest_over(next(every), every_name, along)
+        handles, labels = figure.axes[-1].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+        return titled(figure, title)
 
 
-def _cut(table: "xarray.Dataset", up: str, across: str) -> tuple["xarray.Dataset", str]:
-    """A table over two sorted dimensions, and where the others are cut: at the best setting, the first seed."""
-    others = [d for d in table["outcome"].dims if d not in (up, across)]
-    try:
-        place = best(table)
-    except ValueError:  # every lane diverged: one cut is as good as another
-        place = table.isel({d: 0 for d in others})
-    at = {d: 0 if d in REPLICATES else int(np.flatnonzero(table[d].values == place[d].values)[0]) for d in others}
-    flat = table.isel(at).sortby([up, across])
-    thin = {
-        d: np.unique(np.linspace(0, flat.sizes[d] - 1, min(flat.sizes[d], _MOST_CELLS)).astype(int))
-        for d in (up, across)
-    }
-    said = ", ".join(f"{d} = {table[d].values[i]:.4g}" for d, i in at.items() if table.sizes[d] > 1)
-    return flat.isel(thin).transpose(up, across, ...), said
+def _best_curves(axes: Axes, table: "xarray.Dataset", paths: "xarray.Dataset") -> None:
+    minimum, heights = table.attrs.get("minimum", 0.0), []
+    some = representative(paths, _MOST_CURVES)
+    for row, place in enumerate(some):
+        costs = paths["cost"].values[place].astype(float) - minimum
+        heights.append(np.where(costs > 0, costs, np.nan))
+        _curve(
+            axes,
+            paths["epoch"].values,
+            heights[-1],
+            row,
+            OUTCOMES[int(paths["outcome"].values[place])],
+            words(paths, place, some),
+        )
+    label = "cost above the minimum" if minimum else "cost"
+    axes.set(xlabel="epoch", ylabel=label, yscale="log", title="the best of each, by epoch")
+    _keep_in_sight(axes, np.array(heights), "log")
 
 
-def _outcome_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, across: str) -> str:
-    codes = table["outcome"].values
-    _patchwork(axes, table, codes, up, across, [COLOURS[name] for name in OUTCOMES])
-    _key(axes, [(name, COLOURS[name]) for code, name in enumerate(OUTCOMES) if (codes == code).any()])
-    return "outcome"
-
-
-def _height_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, across: str) -> str:
-    heights, log, heading = table["height"].values, table["height"].attrs["log"], table["height"].attrs["label"]
-    if not heights.max() > heights.min():  # all alike: how soon then?
-        heights, log, heading = table["best_epoch"].values, False, "epoch of the lowest cost"
-    low, high = float(heights.min()), float(heights.max())
-    scale = {"norm": LogNorm(low, high)} if log and high > WIDE * low > 0 else {}
-    figure.colorbar(_mesh(axes, table, heights, up, across, **scale), ax=axes)
-    return heading
-
-
-def _minimum_map(figure: Figure, axes: Axes, table: "xarray.Dataset", up: str, across: str) -> str:
-    places, reached = np.asarray(table["minimum"].attrs["known_minima"]), table["minimum"].values
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(places)))
-    _patchwork(axes, table, np.where(np.isfinite(reached), reached, len(places)), up, across, [*colours, NOWHERE])
-    counts = [int((reached == index).sum()) for index in range(len(places))]
-    common = sorted(sorted(range(len(places)), key=lambda index: -counts[index])[:_MOST_MINIMA])
-    key = [(", ".join(f"{v:.3g}" for v in places[i]), colours[i]) for i in common if counts[i]]
-    _key(axes, key + [("none", NOWHERE)] * bool(np.isnan(reached).any()))
-    parts = [re.fullmatch(r"(.+)_(\d+)", name) for name in (across, up)]
-    if (
-        all(parts)
-        and parts[0][1] == parts[1][1]
-        and all(int(part[2]) < places.shape[1] for part in parts)
-        and places.shape[1] == 2
-    ):
-        x, y = (places[:, int(part[2])] for part in parts)
-        axes.plot(x, y, "k*", markersize=9, markeredgecolor="white")
-    return "minimum reached"
-
-
-def _patchwork(
-    axes: Axes, table: "xarray.Dataset", codes: np.ndarray, up: str, across: str, colours: Sequence[Any]
-) -> None:
-    norm = BoundaryNorm(np.arange(len(colours) + 1) - 0.5, len(colours))
-    _mesh(axes, table, codes, up, across, cmap=ListedColormap(colours), norm=norm)
-
-
-def _key(axes: Axes, entries: list[tuple[str, Any]]) -> None:
-    patches = [Patch(facecolor=colour, edgecolor="#777777", linewidth=0.5, label=name) for name, colour in entries]
-    axes.legend(handles=patches, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0.2, handlelength=1)
-
-
-def _mesh(axes: Axes, table: "xarray.Dataset", values: Any, up: str, across: str, **style: Any) -> Any:
-    x, y = borders(table[across].values), borders(table[up].values)
-    drawn = axes.pcolormesh(x, y, values, rasterized=True, **style)
-    axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))  # whatever else is drawn on the map
-    return drawn
-
-
-def _titled(figure: Figure, title: str) -> Figure:
-    across = int(figure.get_size_inches()[0] * 10)  # letters of this size to the inch, with room to spare
-    figure.suptitle(textwrap.fill(title, across), x=0.01, ha="left")
-    return figure
+def _lowest_over(axes: Axes, rows: dict[str, "xarray.Dataset"], along: str) -> None:
+    for row, (name, table) in enumerate(rows.items()):
+        height = table["height"]
+        height = height.median([d for d in height.dims if d in REPLICATES])
+        height = height.min([d for d in height.dims if d != along])
+        style = {"color": LINES[row % len(LINES)], "linestyle": DASHES[row % len(DASHES)]}
+        axes.plot(table[along].values, height.values, label=name, **style)
+    axes.set(xlabel=along, ylabel=table["height"].attrs["label"], title="final cost, what ran away on top")
+    axes.set_xscale("log" if is_log(table[along].values) else "linear")
+    axes.set_yscale("log" if table["height"].attrs["log"] else "linear")

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxgd.outcome import DIVERGED
+from jaxgd.show.tables import is_axis
+from jaxgd.table import by_name
 
 if TYPE_CHECKING:
     import xarray
 
+MOST_ROWS = 8  # of names, in one picture
 WIDE = 100  # span of a scale's values from which it is logarithmic
 
 
@@ -21,9 +24,11 @@ def with_heights(table: "xarray.Dataset") -> "xarray.Dataset":
     minimum = table.attrs.get("minimum")
     eps = float(np.finfo(table["final_cost"].dtype).eps)
 
+    least = 0.0 if minimum is None else 8 * eps * max(1.0, abs(minimum))
+
     def above(name):
         costs = table[name].values.astype(float)
-        return costs if minimum is None else np.maximum(costs - minimum, 8 * eps * max(1.0, abs(minimum)))
+        return costs if minimum is None else np.maximum(costs - minimum, least)
 
     heights = above("final_cost")
     worth = np.concatenate([above(name).ravel() for name in ("start_cost", "best_cost")])
@@ -33,7 +38,7 @@ def with_heights(table: "xarray.Dataset") -> "xarray.Dataset":
     top = 3 * high if log else high + 0.1 * (high - low or max(1.0, abs(high)))
     away = (table["outcome"].values == DIVERGED) | ~(heights < top)
     label = "final cost" if not minimum else "final cost above the minimum"
-    attributes = {"label": label, "log": log, "top": top}
+    attributes = {"label": label, "log": log, "top": top, "least": least}
     return table.assign(height=(table["outcome"].dims, np.where(away, top, heights), attributes))
 
 
@@ -55,3 +60,20 @@ def is_log(values: np.ndarray) -> bool:
     return bool(
         abs(np.log(middle / np.sqrt(values[0] * values[-1]))) < abs(np.log(middle / ((values[0] + values[-1]) / 2)))
     )
+
+
+def rows(table: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
+    """The tables of the first few names, with heights."""
+    return dict(list(by_name(with_heights(table)).items())[:MOST_ROWS])
+
+
+def has(table: "xarray.Dataset") -> str:
+    """What a table has in place of what was wanted of it."""
+    return "the table has " + (", ".join(f"{d} {n}" for d, n in table["outcome"].sizes.items()) or "one lane")
+
+
+def longest(table: "xarray.Dataset", count: int) -> list[str]:
+    """The longest numeric dimensions, in their own order: axes before replicates, the first of equals."""
+    numeric = [str(d) for d in table["outcome"].dims if table[d].dtype.kind in "iuf"]
+    chosen = sorted(numeric, key=lambda d: (not is_axis(table, d), -table.sizes[d]))[:count]
+    return [d for d in numeric if d in chosen]

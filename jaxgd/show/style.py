@@ -1,5 +1,10 @@
 """One style for everything drawn: colours that colour-blind readers tell apart, a ladder of lightness for greyscale."""
 
+import textwrap
+from typing import Any
+
+from jaxgd.ranges import visible
+
 # After Okabe and Ito (2008), "Color Universal Design"; lightness set apart, so that outcomes differ in grey too
 COLOURS = {
     "pending": "#e6e6e6",
@@ -8,6 +13,14 @@ COLOURS = {
     "oscillating": "#8f4a86",
     "descending": "#8fcaee",
     "diverged": "#6e1f00",
+}
+DARK = {  # the same on a dark page, where browns and violets would drown
+    "pending": "#3a3d44",
+    "converged": "#1fb98b",
+    "trapped": "#f0b442",
+    "oscillating": "#c07fb8",
+    "descending": "#8fcaee",
+    "diverged": "#b5491a",
 }
 MARKS = {"pending": ".", "converged": "o", "trapped": "s", "oscillating": "D", "descending": "v", "diverged": "x"}
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -34,3 +47,10 @@ RC = {
     "legend.frameon": False,
     "image.cmap": "viridis",
 }
+
+
+def titled(figure: Any, title: str) -> Any:
+    """The figure with its title on the left, in as many lines as it needs."""
+    across = int(figure.get_size_inches()[0] * 10)  # letters of this size to the inch, with room to spare
+    figure.suptitle(textwrap.fill(visible(title), across), x=0.01, ha="left", parse_math=False)
+    return figure

@@ -8,15 +8,17 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from jaxgd.outcome import CONVERGED, OUTCOMES
+from jaxgd.outcome import CONVERGED, OUTCOMES, PENDING
+from jaxgd.ranges import visible
 from jaxgd.show.rates import rate_words
 from jaxgd.show.style import COLOURS, MEANINGS
-from jaxgd.table import REPLICATES, best, edges, epochs_missing
+from jaxgd.table import METRICS, REPLICATES, best, by_name, edges, epochs_missing, scores
 
 if TYPE_CHECKING:
     import xarray
 
 _MOST_LINES = 201  # of epochs; longer descents show every so many
+_MOST_NUMBERS = 8  # of params in an epoch line
 _MOST_NAMES = 8  # of optimizers, say, that are listed; the best of them
 
 
@@ -24,6 +26,8 @@ def epoch_lines(paths: "xarray.Dataset") -> Iterator[str]:
     """EPOCH i: Cost = …, x = …   for the first stored path, as long as it ran."""
     path = paths.isel(path=0)
     names = [name for name in path.data_vars if str(name).split(".")[0] == "params"]
+    if sum(path[name][0].size for name in names) > _MOST_NUMBERS and any(name in path for name in METRICS):
+        names = [name for name in METRICS if name in path and not name.startswith("train")]  # more than one can read
     ran = np.flatnonzero(~np.isnan(path["cost"].values) | (path["epoch"].values == 0))
     for i in ran[_evenly(len(ran), _MOST_LINES)]:
         values = ", ".join(f"{_short(name)} = {vector(path[name].values[i])}" for name in names)
@@ -41,21 +45,12 @@ def closing(table: "xarray.Dataset", select: str) -> Group:
         ("rates", _rates(rows, select)),
         ("edge", _edges(rows)),
         ("missing", _missing(rows)),
+        ("start", _begun_nowhere(rows)),
     ):
         for i, (name, text) in enumerate(entries):
             cells = [Text(name), Text(text)] if len(rows) > 1 else [Text(text)]
             lines.add_row(Text("" if i else f"{label:7s}", "bold"), *cells)
     return Group(_outcomes(table), Text(), lines)
-
-
-def by_name(table: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
-    """One table for each point of the dimensions that hold names (optimizers, say), or the whole as one, unnamed."""
-    named = [d for d in table["outcome"].dims if table[d].dtype.kind not in "iuf"]
-    found = {}
-    for index in np.ndindex(*(table.sizes[d] for d in named)):
-        part = table.isel(dict(zip(named, index, strict=True)))
-        found[", ".join(str(part[d].values) for d in named)] = part.drop_vars(named)
-    return found
 
 
 def is_axis(table: "xarray.Dataset", dimension: str) -> bool:
@@ -69,7 +64,7 @@ def setting(lane: "xarray.Dataset") -> str:
     for name in lane.coords:
         value = lane[name].values
         if value.ndim == 0 and not (isinstance(value.item(), float) and np.isnan(value.item())):
-            said.append(f"{name} = {value.item() if value.dtype.kind != 'f' else f'{value.item():.6g}'}")
+            said.append(f"{name} = {visible(value.item()) if value.dtype.kind != 'f' else f'{value.item():.6g}'}")
     return ", ".join(said) or "the only one"
 
 
@@ -79,6 +74,15 @@ def names(rows: Iterable[tuple[str, str]], *headings: str) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def spread(lane: "xarray.Dataset", name: str) -> str:
+    """A figure of a setting: its median over seeds, and from where to where it goes."""
+    values = lane[name].values[np.isfinite(lane[name].values)]
+    if not values.size:
+        return "none"
+    low, high = values.min(), values.max()
+    return f"{np.median(values):.4g}" + (f" ({low:.4g} … {high:.4g})" if high > low else "")
 
 
 def number(value: Any) -> str:
@@ -134,14 +138,19 @@ def _bests(rows: dict[str, "xarray.Dataset"], select: str) -> list[tuple[str, st
         except ValueError as error:
             found.append((np.inf, name, f"none: {str(error).removeprefix('there is no best setting: ')}"))
         else:
-            found.append((float(lane[select].median()), name, _best_text(lane)))
+            found.append((float(scores(lane, select).median()), name, _best_text(lane, select)))
     found.sort(key=lambda row: row[0])
     listed = [(name, text) for _, name, text in found[:_MOST_NAMES]]
     return listed + ([(f"… and {len(found) - _MOST_NAMES} more", "")] if len(found) > _MOST_NAMES else [])
 
 
-def _best_text(lane: "xarray.Dataset") -> str:
+def _best_text(lane: "xarray.Dataset", select: str) -> str:
     replicates = lane["outcome"].dims
+    if select in METRICS:
+        figures = [select, *(name for name in METRICS if name in lane and name.startswith("test"))]
+        said = [f"{name.replace('_', ' ')} {spread(lane, name)}" for name in figures]
+        over = f"over {lane['outcome'].size} {'s and '.join(map(str, replicates))}s: " if replicates else ""
+        return f"{setting(lane)}\n{over}{', '.join(said)}"
     cost = f"final cost {float(lane['final_cost'].median()):.6g}"
     if replicates:
         cost = f"median {cost} of {lane['outcome'].size} {'s and '.join(map(str, replicates))}s"
@@ -199,6 +208,19 @@ def _limit_words(table: "xarray.Dataset", along: str) -> list[str]:
 
 def _span(low: Any, high: Any) -> str:
     return f"{low:.6g}" + (f" … {high:.6g}" if high > low else "")
+
+
+def _begun_nowhere(rows: dict[str, "xarray.Dataset"]) -> list[tuple[str, str]]:
+    """How many lanes had no finite cost, or no finite gradient, to begin with, for each name."""
+    found = []
+    for name, table in list(rows.items())[:_MOST_NAMES]:
+        ran = table["outcome"].values != PENDING
+        cost = np.isfinite(table["start_cost"].values)
+        counts = {"cost": ran & ~cost, "gradient": ran & cost & ~np.isfinite(table["start_gradient_norm"].values)}
+        said = [f"{thousands(w.sum())} where the {what} is not finite" for what, w in counts.items() if w.any()]
+        if said:
+            found.append((name, f"of the lanes, {' and '.join(said)}"))
+    return found
 
 
 def _missing(rows: dict[str, "xarray.Dataset"]) -> list[tuple[str, str]]:

@@ -1,0 +1,118 @@
+"""Other machines: batches go to the workers of a running `dask.distributed` scheduler.
+
+Dask places the work, notices workers that die, and gives theirs to others. Every batch is the same
+program in the same blocks wherever it runs, so on machines of one kind the numbers are those of one
+machine. A worker that sees the run folder writes its batch there, chunks of its own; the others send
+their figures back. The ledger has one writer, which is the process that asked.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxgd import plan as plans
+from jaxgd import store
+from jaxgd.plan import Box, Plan
+from jaxgd.ranges import ConfigError
+from jaxgd.store import Folder
+from jaxgd.sweep import as_finished, batch
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_PATIENCE = 10  # seconds for a scheduler to answer, and for a first worker to be there
+_AHEAD = 2  # batches for each thread of each worker
+_MUST_AGREE = ("jax", "jaxlib", "optax", "numpy", "jaxgd")
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator["Client"]:
+    """A client of the scheduler at an address (tcp://host:8786), or in the file that a scheduler has written.
+
+    Raises:
+      ConfigError: nothing answers there, there are no workers, or theirs are other packages than ours.
+    """
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ConfigError('--cluster needs dask.distributed: pip install "jaxgd[cluster]"') from None
+    where = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
+    try:
+        client = Client(**where, timeout=_PATIENCE, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:  # a timeout is an OSError too
+        raise ConfigError(
+            f"--cluster {address}: no scheduler answers there within {_PATIENCE} s; "
+            "give the address that dask-scheduler prints, as in tcp://host:8786, or its scheduler file"
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=_PATIENCE)
+        except OSError as error:
+            raise ConfigError(
+                f"--cluster {address}: the scheduler has no workers yet; start some, then again"
+            ) from error
+        _check_versions(address, client.run(versions))
+        yield client
+
+
+def carried_out(
+    client: "Client", folder: Folder, boxes: Sequence[Box]
+) -> Iterator[tuple[Box, dict[str, np.ndarray] | None]]:
+    """Box by box as they finish: figures, or None where a worker has written them to the folder itself.
+
+    Raises:
+      ConfigError: a batch can't be done, whoever tries: its workers die, or lack what it imports.
+    """
+    unseen = []
+    for box, figures in _done(client, folder, boxes, folder.path):
+        if figures is None and not folder.is_whole(box):  # another folder by the same name, or not there yet
+            unseen.append(box)
+        else:
+            yield box, figures
+    yield from _done(client, folder, unseen, None)
+
+
+def versions() -> dict[str, str | None]:
+    """Of the packages that make the numbers, in this process."""
+    from jaxgd.manifest import version
+
+    return {name: version(name) for name in _MUST_AGREE}
+
+
+def _done(client: "Client", folder: Folder, boxes: Sequence[Box], path: Path | None) -> Iterator[tuple[Box, Any]]:
+    from distributed import KilledWorker
+
+    ahead = _AHEAD * sum(client.nthreads().values())
+    executor = client.get_executor(pure=False)
+    known_as = store.read_manifest(folder.path)["fingerprint"]
+    try:
+        yield from as_finished(
+            boxes,
+            lambda box: executor.submit(_batch, *plans.alone(folder.plan, box), box, path, known_as),
+            ahead=ahead,
+        )
+    except KilledWorker as error:
+        raise ConfigError(
+            "--cluster: every worker that took a batch died of it, of too little memory perhaps; "
+            "what is finished is kept, and the same command goes on from there"
+        ) from error
+
+
+def _batch(plan: Plan, box: Box, place: Box, path: Path | None, known_as: str) -> dict[str, np.ndarray] | None:
+    """On a worker: one batch, into the run folder if that is seen from here."""
+    figures = batch(plan, box)
+    if path is not None and (folder := store.seen(path, plan, known_as)) is not None:
+        folder.write(place, figures)
+        return None
+    return figures
+
+
+def _check_versions(address: str, theirs: dict[str, dict[str, str | None]]) -> None:
+    ours = versions()
+    for worker, found in theirs.items():
+        if wrong := [name for name in _MUST_AGREE if found[name] != ours[name]]:
+            said = ", ".join(f"{name} {found[name]} (here {ours[name]})" for name in wrong)
+            raise ConfigError(f"--cluster {address}: the worker at {worker} has {said}; the numbers would differ")

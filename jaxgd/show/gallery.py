@@ -1,0 +1,52 @@
+"""The figures of a run: which of them fit it, and their files."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from jaxgd.show import atlas, plots, terrain
+from jaxgd.show.tables import is_axis
+
+if TYPE_CHECKING:
+    import xarray
+
+FORMATS = ("png", "svg", "pdf")
+
+
+def fitting(
+    table: "xarray.Dataset",
+    paths: "xarray.Dataset | None" = None,
+    surface: "xarray.Dataset | None" = None,
+    title: str = "",
+) -> dict[str, Callable[[], Figure]]:
+    """The figures that say something of a run, by name, each as a function that draws it; the overview first."""
+    dims = [str(d) for d in table["outcome"].dims]
+    along = [d for d in dims if is_axis(table, d) and d != "trial"]
+    several = any(table[d].dtype.kind not in "iuf" and table.sizes[d] > 1 for d in dims)
+    found: dict[str, Callable[[], Figure]] = {"overview": lambda: plots.overview(table, paths, title)}
+    if surface is not None and surface["cost"].ndim == 2:
+        found["surface"] = lambda: terrain.surface(surface, paths, title)
+        found["contours"] = lambda: terrain.contours(surface, paths, title)
+    elif surface is not None:
+        found["valley"] = lambda: terrain.contours(surface, paths, title)
+    if paths is not None and along:
+        found["curves"] = lambda: plots.curves(table, paths, title)
+    if len(along) > 1 and "learning_rate" in along:
+        found["rates"] = lambda: plots.final_cost(table, "learning_rate", title)
+    if len(along) > 1 and "trial" not in dims:
+        found["maps"] = lambda: atlas.maps(table, title)
+    if several and along:
+        found["optimizers"] = lambda: plots.optimizers(table, paths, title)
+    return found
+
+
+def written(folder: Path, figures: dict[str, Callable[[], Figure]], kind: str = "png") -> list[Path]:
+    """Draws figures into a folder, in one of `FORMATS`, and returns their files."""
+    folder.mkdir(exist_ok=True)
+    files = []
+    for name, draw in figures.items():
+        files.append(folder / f"{name}.{kind}")
+        draw().savefig(files[-1])
+    return files

@@ -1,0 +1,222 @@
+"""Workers: batches of lanes, carried out by whichever device is free, as many lanes at a time as its memory holds."""
+
+import math
+import os
+import queue
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgd import engine, table
+from jaxgd import plan as plans
+from jaxgd.outcome import judged
+from jaxgd.plan import Box, Each, Plan
+from jaxgd.program import Program
+
+_COPIES = 4  # of what a lane holds, that a program may have in memory at once
+_SHARE = 4  # of a device's memory, one part in so many is for a program
+_KEPT = 64  # programs, with the constants of their plans
+
+
+class _Devices(NamedTuple):
+    free: queue.SimpleQueue  # whoever works takes one, and gives it back
+    all: tuple
+    workers: int
+
+
+@lru_cache(maxsize=1)
+def _devices() -> _Devices:
+    """One worker per accelerator; on the CPU, XLA runs programs of several threads side by side."""
+    devices = tuple(jax.local_devices())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cores if devices[0].platform == "cpu" and len(devices) < cores else len(devices)
+    free: queue.SimpleQueue = queue.SimpleQueue()
+    for index in range(workers):
+        free.put(devices[index % len(devices)])
+    return _Devices(free, devices, workers)
+
+
+def ready(plan: Plan, boxes: Sequence[Box]) -> int:
+    """Compiles here, in the caller's thread and so under its settings; how many may work side by side."""
+    if not any(key == plan.key for key, _ in list(_sizes)):
+        weakref.finalize(plan.lane, _forget, plan.key).atexit = False
+    calls_back = False
+    for static in sorted({_static_of(plan, box) for box in boxes}):
+        for device in _devices().all:
+            calls_back |= _program(plan, static, device, _size(plan, device)).calls_back
+    return 1 if calls_back else _devices().workers
+
+
+def batches(plan: Plan, boxes: Sequence[Box]) -> list[list[Box]]:
+    """Boxes that one program carries out together: one for a core, as many as fill it for an accelerator."""
+    together, of_program = plan.together(len(_devices().all)), {}
+    for box in boxes:
+        of_program.setdefault(_static_of(plan, box), []).append(box)
+    return [many[i : i + together] for many in of_program.values() for i in range(0, len(many), together)]
+
+
+def carried_out(plan: Plan, boxes: Sequence[Box]) -> list[dict[str, np.ndarray]]:
+    """Figures of the lanes of some boxes of one program, each in its box's shape, by whichever device is free."""
+    shapes = [tuple(part.stop - part.start for part in box) for box in boxes]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    arguments = jax.tree.map(lambda *parts: np.concatenate(parts), *(_arguments(plan, box) for box in boxes))
+    device = _devices().free.get()
+    try:
+        with jax.enable_x64(plan.x64):
+            figures = _fitted(plan, _static_of(plan, boxes[0]), device, arguments, int(ends[-1]))
+    finally:
+        _devices().free.put(device)
+    figures = judged(figures, plan.minimum, plan.minima, plan.tolerance)
+    results = []
+    for box, shape, end in zip(boxes, shapes, ends, strict=True):
+        here = {n: a[end - math.prod(shape) : end].reshape(shape + a.shape[1:]) for n, a in figures.items()}
+        results.append(here if plan.absent is None else _without(plan, box, here))
+    return results
+
+
+def _arguments(plan: Plan, box: Box) -> dict[str, Any]:
+    """What varies, [lane, ...] by name, over the lanes of a box."""
+    shape = tuple(part.stop - part.start for part in box)
+    indices = np.unravel_index(np.arange(math.prod(shape)), shape or (1,))
+    return {
+        name: jax.tree.map(lambda a, here=part.start + index: a[here], values)
+        for dimension, part, index in zip(plan.dimensions, box, indices, strict=bool(shape))
+        for name, values in dimension.axes.items()
+        if not isinstance(values, Each)
+    }
+
+
+def _static_of(plan: Plan, box: Box) -> tuple[int, ...]:
+    return tuple(part.start if d.static else 0 for d, part in zip(plan.dimensions, box, strict=True))
+
+
+# --- as many lanes at a time as memory holds ---
+
+
+class _Size(NamedTuple):
+    """Of a program: lanes per block, and blocks."""
+
+    block: int
+    blocks: int
+
+    @property
+    def lanes(self) -> int:
+        return self.block * self.blocks
+
+    def half(self) -> "_Size":
+        return _Size(self.block, self.blocks // 2) if self.blocks > 1 else _Size(self.block // 2, 1)
+
+
+_sizes: dict[tuple[str, Any], _Size] = {}  # by plan and device; smaller once memory has run out
+
+
+def _size(plan: Plan, device: Any) -> _Size:
+    """Room for a batch, or for as much of it as the device's memory should hold."""
+    if (plan.key, device) not in _sizes:
+        size = _Size(plan.block, plan.blocks(len(_devices().all)))
+        while size.lanes > 1 and _COPIES * size.lanes * plan.lane_bytes > _memory(device):
+            size = size.half()
+        _sizes[plan.key, device] = size
+    return _sizes[plan.key, device]
+
+
+def _memory(device: Any) -> float:
+    """Bytes that one program may take up."""
+    told = device.memory_stats() or {}
+    if "bytes_limit" in told:
+        return told["bytes_limit"] / _SHARE
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _SHARE / _devices().workers
+    except (AttributeError, ValueError, OSError):  # not every system says
+        return math.inf
+
+
+def _fitted(plan: Plan, static: tuple[int, ...], device: Any, arguments: Any, lanes: int) -> dict[str, Any]:
+    """Figures of lanes; where they don't fit into memory, of half as many at a time."""
+    while True:
+        size = _size(plan, device)
+        try:
+            return _in_parts(_program(plan, static, device, size), size, _limits(plan), arguments, lanes)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) or size.lanes == 1:
+                raise
+        _sizes[plan.key, device] = min(size.half(), _sizes[plan.key, device], key=lambda size: size.lanes)
+        warnings.warn(
+            f"{device} ran out of memory with {size.lanes} lanes at a time; going on with {size.half().lanes}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _in_parts(program: Program, size: _Size, limits: engine.Limits, arguments: Any, lanes: int) -> dict[str, Any]:
+    parts = list(_parts(program, size, limits, arguments, lanes))
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *a: np.concatenate(a), *parts)
+
+
+def _parts(program: Program, size: _Size, limits: engine.Limits, arguments: Any, lanes: int) -> Iterator[Any]:
+    """Figures of as many lanes as the program has room for, and of the next ones; the last part is padded."""
+    for first in range(0, lanes, size.lanes):
+        here = np.minimum(np.arange(first, first + size.lanes), lanes - 1)
+        used = min(size.lanes, lanes - first)
+        figures = program.run(jax.tree.map(lambda a, here=here: a[here], arguments), np.int32(used), limits)
+        yield jax.tree.map(lambda a, used=used: np.asarray(a)[:used], figures)
+
+
+# --- programs ---
+
+_known: dict[tuple, Program] = {}
+_tracing = threading.Lock()
+
+
+def _program(plan: Plan, static: tuple[int, ...], device: Any, size: _Size) -> Program:
+    key = (plan.key, static, device, size)
+    with _tracing, jax.enable_x64(plan.x64), plans.plain_words():
+        if key not in _known:
+            while len(_known) >= _KEPT:
+                _known.pop(next(iter(_known)), None)
+            _known[key] = engine.program(
+                plans.bound(plan, static),
+                plans.arguments(plan),
+                records=len(plan.records),
+                targeted=plan.target > -math.inf,
+                block=size.block,
+                blocks=size.blocks,
+                dtype=_real(plan),
+                device=device,
+            )
+        return _known[key]
+
+
+def _forget(key: str) -> None:
+    """Lets go of the programs of a lane that is gone, and with them of the data that it closed over."""
+    for known in (_known, _sizes):
+        for mine in [each for each in list(known) if each[0] == key]:  # a list at once: other threads go on
+            known.pop(mine, None)
+
+
+def _limits(plan: Plan) -> engine.Limits:
+    real = _real(plan)
+    ceiling = np.minimum(plan.ceiling, np.finfo(real).max)
+    return engine.Limits(np.int32(plan.epochs), real(plan.target), real(ceiling), np.asarray(plan.records, np.int32))
+
+
+def _real(plan: Plan) -> type:
+    return np.float64 if plan.x64 else np.float32
+
+
+def _without(plan: Plan, box: Box, figures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The figures with the absent lanes left pending."""
+    nothing = plan.absent[box[: plan.absent.ndim]]
+    fills = {name: variable.fill for name, variable in table.variables(plan).items()}
+    return {
+        name: np.where(
+            nothing.reshape(nothing.shape + (1,) * (values.ndim - nothing.ndim)), fills.get(name, np.nan), values
+        ).astype(values.dtype)
+        for name, values in figures.items()
+    }

@@ -1,0 +1,162 @@
+"""Other machines: any executor, and the workers of a Dask scheduler, some of which die; the numbers stay the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import command
+
+import jaxgd
+from jaxgd import run, store
+from jaxgd.plan import Plan, alone
+from jaxgd.sweep import batch, carried_out
+
+CONFIG = """
+[cost]
+expression = "x**2 + 5"
+minimum = 5
+[start]
+x = { uniform = [-3, 3] }
+[optimizers.momentum]
+learning_rate = 0.1
+[optimizers.adam]
+learning_rate = 0.1
+[run]
+epochs = 30
+[sweep]
+seed = { arange = [8] }
+optimizers.learning_rate = { geomspace = [1e-2, 2, 64] }
+"""
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    """16 batches of two programs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Plan, "grain", 64)
+    (tmp_path / "mine.toml").write_text(CONFIG)
+    return run.prepared(Path("mine.toml"))
+
+
+@pytest.fixture
+def local(prepared, tmp_path):
+    """The same on this machine alone."""
+    other = run.prepared(Path("mine.toml"), runs=tmp_path / "local")
+    run.carry_out(other)
+    return store.opened_table(other.folder)
+
+
+def same(a, b):
+    assert a.identical(b)
+    for name in (name for name in a.data_vars if a[name].dtype.kind in "if"):
+        np.testing.assert_array_equal(a[name].values.view(np.uint8), b[name].values.view(np.uint8), str(name))
+
+
+def test_a_batch_alone_is_the_batch_within_the_whole(prepared):
+    plan = prepared.plan
+    assert len(plan.boxes()) == 16
+    for box in plan.boxes()[::5]:
+        small, here = alone(plan, box)
+        assert small.lanes == 64 and small.block == plan.block
+        whole, apart = batch(plan, box), batch(small, here)
+        assert whole.keys() == apart.keys()
+        for name in whole:
+            np.testing.assert_array_equal(whole[name], apart[name], name)
+
+
+def test_any_executor_will_do(prepared):
+    boxes = prepared.plan.boxes()[6:10]
+    known = {str(box): figures for box, figures in carried_out(prepared.plan, boxes)}
+    with ThreadPoolExecutor(2) as threads, ProcessPoolExecutor(1, get_context("spawn")) as processes:
+        for executor in (threads, processes):
+            for box, figures in carried_out(prepared.plan, boxes, executor):
+                for name, values in figures.items():
+                    np.testing.assert_array_equal(values, known[str(box)][name])
+
+
+# --- Dask ---
+
+distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory):
+    """A scheduler and two workers, processes of their own, which a nanny starts again when they die."""
+    folder = tmp_path_factory.mktemp("dask")
+    file = folder / "scheduler.json"
+    root = str(Path(jaxgd.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    words = ["--scheduler-file", str(file), "--no-dashboard"]
+    common = {"cwd": folder, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    dask = [sys.executable, "-m", "distributed.cli."]
+    commands = (
+        [*dask[:2], f"{dask[2]}dask_scheduler", *words, "--port", "0", "--host", "127.0.0.1"],
+        [*dask[:2], f"{dask[2]}dask_worker", *words, "--nworkers", "2", "--nthreads", "1", "--host", "127.0.0.1"],
+    )
+    processes = [subprocess.Popen(command, **common) for command in commands]
+    try:
+        deadline = time.monotonic() + 60
+        while not file.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield str(file)
+    finally:
+        for process in reversed(processes):
+            process.send_signal(signal.SIGINT)
+        for process in processes:
+            process.wait(30)
+
+
+def test_workers_that_die_are_replaced_and_the_numbers_are_the_same(prepared, local, scheduler):
+    dead = []
+
+    def kill_one(done, lanes):
+        if 0 < done < lanes and not dead:
+            with distributed.Client(scheduler_file=scheduler, set_as_default=False) as client:
+                dead.extend(client.run(os.getpid).values())
+            os.kill(dead[0], signal.SIGKILL)
+
+    run.carry_out(prepared, kill_one, cluster=scheduler)
+    assert len(dead) == 2
+    same(store.opened_table(prepared.folder), local)
+
+
+def test_a_worker_that_does_not_see_the_folder_sends_its_figures_back(prepared, local, scheduler, monkeypatch):
+    from jaxgd import cluster
+
+    real = cluster._done
+    monkeypatch.setattr(
+        cluster, "_done", lambda client, folder, boxes, path: real(client, folder, boxes, path and Path("/not/there"))
+    )
+    run.carry_out(prepared, cluster=scheduler)
+    same(store.opened_table(prepared.folder), local)
+
+
+def test_a_python_function_travels_too(scheduler):
+    rates = np.geomspace(0.01, 2, 8)
+
+    def lane(rate):
+        return jaxgd.Descent(lambda x: x**2 + 5, 3.0, jaxgd.gradient_descent(rate))
+
+    with distributed.Client(scheduler_file=scheduler, set_as_default=False) as client:
+        there = jaxgd.sweep(lane, {"rate": rates}, epochs=5, executor=client.get_executor(pure=False))
+    same(there, jaxgd.sweep(lane, {"rate": rates}, epochs=5))
+
+
+def test_the_command_says_where_no_scheduler_is(prepared, monkeypatch):
+    from jaxgd import cluster
+
+    monkeypatch.setattr(cluster, "_PATIENCE", 1)
+    for address in ("tcp://127.0.0.1:9", "nonsense://x", "nowhere.json"):
+        began = time.perf_counter()
+        answer = command("run", "mine.toml", "--cluster", address)
+        assert answer.code == 2 and f"--cluster {address}: no scheduler answers there" in answer.err
+        assert answer.err.count("\n") == 1 and time.perf_counter() - began < 20
+    assert not Path("runs").exists()
