@@ -147,7 +147,7 @@ def _settled(plan: plans.Plan, table: "xarray.Dataset", lanes: np.ndarray) -> tu
 
 def sharpness_at(plan: plans.Plan, lanes: np.ndarray, places: np.ndarray, costs: list[int]) -> np.ndarray:
     """λ at each place, of the cost of the lane beside it; `costs` are the dimensions along which costs differ."""
-    indices = np.array(np.unravel_index(lanes, plan.shape)).reshape(len(plan.shape), -1).T
+    indices = np.stack(np.unravel_index(lanes, plan.shape or (1,)), axis=1)[:, : len(plan.shape)]
     alike = np.concatenate([places, indices[:, costs]], axis=1)
     _, first, again = np.unique(alike, axis=0, return_index=True, return_inverse=True)
     few, found = list(map(tuple, indices[first].tolist())), np.full(len(first), np.nan)
