@@ -63,7 +63,7 @@ def told(folder, **asked):
         (0.001, "still on its way when the 60 epochs ended: the cost came from 14 to 12.0779"),
         (0.001, "rate × sharpness is 0.001 × 2 = 0.002 at the minimum, below 1"),
         (0.001, "The nearest setting that converged is learning_rate = 0.3, which ended at 5, lowest in epoch"),
-        (0.3, "It converged: the cost came from 14 to 5, lowest in epoch 10, without crossing the valley once"),
+        (0.3, "It converged: the cost came from 14 to 5, lowest in epoch 21, without crossing the valley once"),
         (0.3, "0.3 × 2 = 0.6 at the minimum, below 1, so that a step falls short of the bottom and leaves 0.4 of the way"),
         (0.3, "The best setting of the run by final cost is learning_rate = 0.5, which ended at 5, lowest in epoch 1"),
         (0.5, "0.5 × 2 = 1 at the minimum, so that a step lands on the bottom. No other of the 6 lanes does better."),
