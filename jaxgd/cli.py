@@ -29,6 +29,7 @@ _SET_HELP = "Lay a value over the config, as in run.epochs=200 or sweep={}; as o
 _RUN_HELP = "A run folder, its config, or the beginning of its name."
 _CLUSTER_HELP = "Let the workers of a running Dask scheduler do it: its address, or the file that it wrote."
 _FRESH_HELP = "Begin anew; an earlier run of the same config is kept under another name."
+_AT_HELP = "Which lane: a value along each axis, as in learning_rate=1.2; the nearest there is counts."
 _IMPORT_HELP = "Import the code that the config names (function = ...), which carries it out, and check it too."
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)]
@@ -305,16 +306,19 @@ def init(
 def best(
     run: RunName,
     toml: Annotated[bool, typer.Option("--toml", help="Print it as a config of its own.")] = False,
+    factor: Annotated[float, typer.Option(min=1.0, help="How close to the best is good enough.")] = 2.0,
 ) -> None:
     """Show the best setting of a run.
 
     The one with the lowest median over seeds, what diverged counting as worst; never the luckiest lane.
+    Where learning rates vary, also how much the choice of one matters, and how far off the edge is.
     """
     from jaxgd import config as cfg
     from jaxgd import lane, store
     from jaxgd import run as runs
     from jaxgd import table as tables
     from jaxgd.ranges import visible
+    from jaxgd.show.rates import rate_table, rate_words
     from jaxgd.show.tables import setting, spread, vector
 
     folder = runs.resolved(run)
@@ -338,6 +342,37 @@ def best(
     for name in params.data_vars:
         if str(name).split(".")[0] == "params" and not winner["outcome"].ndim:  # of several seeds, none is the one
             print(f"{visible(name):14s} {vector(params[name].values)}")
+    for name, rows in tables.by_name(table).items():
+        if words := rate_words(rows, config.run.select, factor):
+            print("\n" + "\n".join([*([f"{name}:"] if name else []), *words]))
+        if rates := rate_table(rows, config.run.select, factor):
+            _console().print(rates)
+
+
+@app.command()
+@_refuses
+def explain(
+    run: RunName,
+    at: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help=_AT_HELP, show_default=False)
+    ] = None,
+) -> None:
+    """Say why one lane of a run did what it did.
+
+    Rate and sharpness against the known limit, how often it crossed the valley, where it got stuck,
+    the nearest setting that converged, and how to see it again.
+    """
+    from jaxgd import run as runs
+    from jaxgd.explain import explained
+    from jaxgd.show.account import again, heading, sentences
+
+    asked = dict(word.partition("=")[::2] for word in at or ())
+    if wrong := [word for word in at or () if not all(word.partition("="))]:
+        raise BadInput(f"{wrong[0]!r}: must be NAME=VALUE, as in learning_rate=0.1")
+    facts = explained(runs.resolved(run), asked)
+    print("\n".join(heading(facts)), end="\n\n")
+    print(textwrap.fill(" ".join(sentences(facts)), _console().width), end="\n\n")
+    print("\n".join(again(facts)))  # as they are, to be copied
 
 
 @app.command()

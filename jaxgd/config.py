@@ -187,6 +187,16 @@ def as_toml(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(exclude_none=True))
 
 
+def value_as_toml(value: Any) -> str:
+    """One value on one line, as it stands behind a key."""
+    if isinstance(value, dict):
+        inner = ", ".join(f"{name} = {value_as_toml(inner)}" for name, inner in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(value_as_toml, value)) + "]"
+    return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
+
+
 def axes(config: Config) -> list[Axis]:
     """The entries of [sweep], in the order of the file.
 

@@ -1,7 +1,7 @@
 """A checked config to a plan: one lane, and the axes along which lanes vary."""
 
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,25 +70,49 @@ def planned(config: Config, where: str, folder: Path) -> plans.Plan:
 def at(config: Config, setting: "xarray.Dataset") -> Config:
     """The config of one setting of its sweep: no [sweep], and the setting's values in place.
 
-    Seeds, being replicates, keep the config's own.
+    Seeds, being replicates, keep the config's own; but one lane alone has its own seed.
     """
     content = config.model_dump(exclude_none=True) | {"sweep": {}}
     chosen = None
     if config.optimizers:
         chosen = setting["optimizer"].item()
         content["optimizer"] = {"name": chosen} | content.pop("optimizers")[chosen]
-    for axis in cfg.axes(config):
-        if axis.name in REPLICATES or axis.optimizer not in (None, chosen):
+    swept = [axis for axis in cfg.axes(config) if axis.optimizer in (None, chosen)]
+    for axis in swept:
+        if axis.key == "seed" and setting["seed"].ndim == 0:
+            content["seed"] = int(setting["seed"])
+    for axis in swept:
+        if axis.name in REPLICATES:
             continue
         if axis.path[0] == "start" and len(axis.path) == 3:  # an element: its vector must be there, drawn or not
             name = axis.path[1]
-            vector = start_at({name: start_of(name, content["start"][name])}, config.seed)[name]
+            with jax.enable_x64(config.run.precision == "float64"):
+                vector = start_at({name: start_of(name, content["start"][name])}, content["seed"])[name]
             content["start"][name] = vector.tolist()
         path = ["optimizer", axis.path[-1]] if axis.path[0] == "optimizers" else axis.path
         if is_of_layer(axis) and not isinstance(rate := content["optimizer"]["learning_rate"], dict):
             content["optimizer"]["learning_rate"] = dict.fromkeys(layers_of(config), rate)
         cfg.lay(content, path, _value_at(config, axis, setting))
     return cfg.checked(content, "the best setting")
+
+
+def settings(config: Config, other: Config) -> list[str]:
+    """What to lay over a config, KEY=VALUE, so that it becomes the other: `--set` takes them."""
+    before, after = (one.model_dump(exclude_none=True) for one in (config, other))
+    return [f"{key}={value}" for key, value in _differences(before, after)]
+
+
+def _differences(
+    before: dict[str, Any], after: dict[str, Any], under: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str]]:
+    for name in {**before, **after}:
+        old, new, key = before.get(name), after.get(name, {}), ".".join((*under, name))
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict) and new:
+            yield from _differences(old, new, (*under, name))
+        else:
+            yield key, cfg.value_as_toml(new)
 
 
 def _value_at(config: Config, axis: Axis, setting: "xarray.Dataset") -> Any:

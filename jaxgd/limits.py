@@ -125,7 +125,7 @@ def _sharpness(config: Config, plan: plans.Plan, table: "xarray.Dataset") -> "xa
     row, lane, places = _settled(plan, table, lanes.reshape(len(found), -1))
     if len(row) and places.size <= _MOST_NUMBERS:
         costs = [i for i, these in enumerate(along) if these & {"cost", "seed"}]
-        np.fmin.at(found, row, _sharpness_at(plan, lane, places, costs))
+        np.fmin.at(found, row, sharpness_at(plan, lane, places, costs))
     return xarray.DataArray(found.reshape(shape), dims=[plan.dimensions[i].name for i in apart])
 
 
@@ -145,9 +145,9 @@ def _settled(plan: plans.Plan, table: "xarray.Dataset", lanes: np.ndarray) -> tu
     return row, lane, np.concatenate([lanes[row, :0], *(leaf.reshape(plan.lanes, -1)[lane] for leaf in leaves)], axis=1)
 
 
-def _sharpness_at(plan: plans.Plan, lanes: np.ndarray, places: np.ndarray, costs: list[int]) -> np.ndarray:
+def sharpness_at(plan: plans.Plan, lanes: np.ndarray, places: np.ndarray, costs: list[int]) -> np.ndarray:
     """λ at each place, of the cost of the lane beside it; `costs` are the dimensions along which costs differ."""
-    indices = np.array(np.unravel_index(lanes, plan.shape)).reshape(len(plan.shape), -1).T
+    indices = np.stack(np.unravel_index(lanes, plan.shape or (1,)), axis=1)[:, : len(plan.shape)]
     alike = np.concatenate([places, indices[:, costs]], axis=1)
     _, first, again = np.unique(alike, axis=0, return_index=True, return_inverse=True)
     few, found = list(map(tuple, indices[first].tolist())), np.full(len(first), np.nan)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +21,13 @@ from jaxgd import landscape, lane, limits, store, table
 from jaxgd import plan as plans
 from jaxgd.config import Config, ConfigError
 from jaxgd.descent import Descent, History, norm, opened
-from jaxgd.files import sole_writer
+from jaxgd.files import hashed, sole_writer
+from jaxgd.nearest import nearest
 from jaxgd.outcome import choose, named
 from jaxgd.ranges import visible
 from jaxgd.surfaces import SURFACES
 from jaxgd.sweep import carried_out
+from jaxgd.sweep import replay as replayed
 
 if TYPE_CHECKING:
     import xarray
@@ -46,7 +49,12 @@ class Prepared:
     plan: plans.Plan
     fingerprint: str
     folder: Path
-    source: Path  # the folder that the config lies in
+    source: Path  # the folder where the functions that the config names are looked for
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether its folder was made from the same code and packages as would carry it out now."""
+        return store.read_manifest(self.folder)["fingerprint"] == hashed(self.fingerprint.encode())
 
 
 def prepared(path: Path, settings: Iterable[str] = (), runs: Path = RUNS) -> Prepared:
@@ -56,17 +64,47 @@ def prepared(path: Path, settings: Iterable[str] = (), runs: Path = RUNS) -> Pre
       ConfigError: it can't be carried out.
     """
     config = cfg.read(path, settings)
-    source = path.resolve().parent
+    source = source_of(path.resolve().parent)
     plan = lane.planned(config, str(path), source)
-    content = config.model_copy(update={"title": ""})
-    fingerprint = f"{cfg.as_toml(content)}\n{plans.fingerprint(plan)}"
+    fingerprint = _fingerprint(config, plan)
     known_as = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
     return Prepared(config, plan, fingerprint, runs / f"{_called(path)}-{known_as}", source)
 
 
+def reopened(folder: Path) -> Prepared:
+    """A run as its folder tells it: the config that it was made from, and its plan.
+
+    Raises:
+      ConfigError: it can't be carried out any more; a module of the user's own is gone, say.
+      StoreError: the folder is damaged.
+    """
+    config, source = config_of(folder), source_of(folder)
+    plan = lane.planned(config, str(folder), source)
+    return Prepared(config, plan, _fingerprint(config, plan), folder, source)
+
+
+def _fingerprint(config: Config, plan: plans.Plan) -> str:
+    """Whatever changes the numbers of a run, as text."""
+    return f"{cfg.as_toml(config.model_copy(update={'title': ''}))}\n{plans.fingerprint(plan)}"
+
+
+def source_of(folder: Path) -> Path:
+    """Where the functions that a config names are looked for: in its folder; for a run's own, where the run's was."""
+    if not (folder / "manifest.json").is_file():
+        return folder
+    source = folder / store.read_manifest(folder).get("source", "")
+    return source.resolve() if source.is_dir() else Path.cwd()
+
+
 def _called(path: Path) -> str:
-    """A config's name as the beginning of a folder's: short enough, and nothing in it that can't be seen."""
-    return visible(path.stem).encode()[:_LONGEST_NAME].decode(errors="ignore")
+    """What the runs of a config are called: as its file, short enough, and with nothing in it that can't be seen; or,
+    if it is a run's own, as that run is."""
+    folder = path.resolve().parent
+    known = _RUN_NAME.fullmatch(folder.name) if (folder / "manifest.json").is_file() else None
+    return visible(known[1] if known else path.stem).encode()[:_LONGEST_NAME].decode(errors="ignore")
+
+
+_RUN_NAME = re.compile(r"(.+)-[0-9a-f]{8}(?:-\d+)?")  # of a config's run, and of one that was set aside
 
 
 def carry_out(run: Prepared, progress: Progress = lambda done, lanes: None, cluster: str | None = None) -> None:
@@ -184,6 +222,21 @@ def resolved(name: str, runs: Path = RUNS) -> Path:
 def config_of(folder: Path) -> Config:
     """The config that a run folder was made from."""
     return cfg.read(store.config_file(folder))
+
+
+def replay(folder: str | Path, **setting: Any) -> History:
+    """One lane of a run again, with all its records: the one nearest to the setting, as in `nearest.nearest`.
+
+    Raises:
+      ConfigError, StoreError: no such run or lane.
+    """
+    run = reopened(Path(folder))
+    results = store.opened_table(run.folder)
+    place = nearest(results, setting).place
+    point = {name: d.at(name, place[d.name]) for d in run.plan.dimensions for name in d.axes}
+    epochs = int(results["epochs"].isel(place))
+    with jax.enable_x64(run.plan.x64):
+        return replayed(run.plan.lane, point, epochs)
 
 
 def paths(

@@ -183,7 +183,7 @@ def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path =
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     _lay_out(beside / _RESULTS, plan)
-    about = manifest.made(plan, known_as, source)
+    about = manifest.made(plan, known_as, source) | {"source": os.path.relpath(source.absolute(), path)}
     manifest.write_manifest(beside, about | {"hashes": manifest.hashes(beside, _RESULTS)})
     flush_folders(beside)
     if path.is_dir():

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, OSCILLATING, OUTCOMES, PENDING, TRAPPED
-from jaxgd.show import plots, style, tables
+from jaxgd.show import plots, rates, style, tables
 from jaxgd.table import COUNTS
 
 RATES = np.geomspace(1e-3, 10, 24)
@@ -85,6 +85,9 @@ def test_one_axis_says_counts_best_edges_and_what_is_missing():
         "",
         f"best     learning_rate = {RATES[8]:.6g}",
         "         final cost 1e-09, lowest in epoch 7 of 50",
+        f"rates    within a factor of 2: {RATES[8]:.4g} … {RATES[17]:.4g}, a span of 36.7",
+        "         10 do exactly as well; this was there first",
+        f"         stable up to {RATES[17]:.4g}, 36.7 times the best",
         f"edge     learning_rate  converges at {RATES[8]:.6g} … {RATES[17]:.6g}",
         f"                        diverges from {RATES[18]:.6g} on",
         said[-1],
@@ -416,3 +419,88 @@ def test_drawing_leaves_no_state_behind():
     plots.overview(SWEEPS["a learning rate"], None, "")
     assert dict(matplotlib.rcParams) == before
     assert not Gcf.figs  # pyplot's list of figures, which keeps them for ever
+
+
+# --- learning rates ---
+
+
+def rate_lines(table, select="final_cost", factor=2.0):
+    return rates.rate_words(table, select, factor)
+
+
+def test_how_much_the_learning_rate_matters():
+    said = rate_lines(a_table({"learning_rate": [1.0, 2.0, 3.0, 4.0]}, [3, 1, 1, 5], [9.0, 2.0, 3.0, np.nan]))
+    assert said == ["within a factor of 2: 2 … 3, a span of 1.5", "stable up to 3, 1.50 times the best"]
+    alone = rate_lines(a_table({"learning_rate": [1.0, 2.0, 3.0]}, CONVERGED, [9.0, 7.0, 1.0]))
+    assert alone == [
+        "no other within a factor of 2",
+        "the best is the end of the range: widen it",
+        "none above the best diverges",
+    ]
+    tied = rate_lines(a_table({"learning_rate": [1.0, 2.0, 3.0]}, CONVERGED, 1.0))
+    assert "3 do exactly as well; this was there first" in tied
+    assert rate_lines(a_table({"learning_rate": [1.0, 2.0]}, DIVERGED, np.nan)) == ["no rate works: all diverged"]
+    assert rate_lines(a_table({"learning_rate": [1.0, 2.0]}, PENDING, np.nan)) == ["no rate works: none has run"]
+    assert rate_lines(a_table({"momentum": [0.0, 0.5]}, CONVERGED, 1.0)) == []
+    assert rate_lines(a_table({"learning_rate": [0.1]}, CONVERGED, 1.0)) == []
+
+
+def test_alternating_rates_have_no_one_edge():
+    said = rate_lines(
+        a_table({"learning_rate": [1.0, 2.0, 3.0, 4.0, 5.0]}, [1, 5, 1, 5, 1], [1.0, np.nan, 2.0, np.nan, 3.0])
+    )
+    assert "no one edge: up to 4 changes between neighbours" in said
+
+
+def test_rates_over_another_axis_in_a_few_words_and_in_a_table():
+    table = a_table(
+        {"momentum": [0.0, 0.5, 0.9], "learning_rate": [1.0, 2.0, 4.0]},
+        [[1, 1, 5], [1, 1, 1], [5, 5, 5]],
+        [[2.0, 3.0, np.nan], [1.0, 4.0, 1.0], [np.nan] * 3],
+    )
+    assert rate_lines(table) == [
+        "for each momentum the best is 1",
+        "within a factor of 2 a span of 1 … 2 (median 1.5)",
+        "stable up to 2 times the best",
+        "none works for 1 of 3",
+    ]
+    console = Console(width=100, color_system=None)
+    with console.capture() as caught:
+        console.print(rates.rate_table(table, "final_cost"))
+    assert [line.split() for line in caught.get().splitlines()] == [
+        ["momentum", "best", "final", "cost", "within", "2", "×", "edge", "edge", "/", "best"],
+        ["0", "1", "2", "1", "…", "2", "2", "2.00"],
+        ["0.5", "1", "(of", "2)", "1", "1", "…", "1", "none"],
+        ["0.9", "none"],
+    ]
+
+
+def test_rates_of_an_optimizer_s_own_trials():
+    grid = {"learning_rate": ("trial", [1.0, 1.0, 2.0, 2.0]), "momentum": ("trial", [0.0, 0.5, 0.0, 0.5])}
+    table = a_table({"trial": [0, 1, 2, 3]}, CONVERGED, [1.0, 4.0, 5.0, 2.0], coords=grid)
+    found, along = rates.along_rates(table)
+    assert along == "learning_rate" and found["final_cost"].sel(learning_rate=2, momentum=0.5) == 2
+    assert rate_lines(table)[0] == "for each momentum the best is 1 … 2 (median 1.5)"
+    walked = table.assign_coords(
+        momentum=("trial", [0.0, 0.1, 0.2, 0.3]), learning_rate=("trial", [1.0, 2.0, 3.0, 4.0])
+    )
+    assert rate_lines(walked)[0] == "no other within a factor of 2"
+
+
+def test_the_known_limit_stands_beside_the_measured_edge():
+    table = a_table({"learning_rate": RATES}, valley, depth)
+    limits = {
+        "known_limit": ((), 0.5, {"along": "learning_rate"}),
+        "limit_formula": ((), "2/λ"),
+        "sharpness": ((), 4.0),
+    }
+    said = words(table.assign(limits))
+    assert [line.strip() for line in said if "limit" in line or "sharpness" in line] == [
+        "known limit 2/λ = 0.5",
+        "at sharpness λ = 4",
+    ]
+    over = {"known_limit": ("momentum", [0.02, 0.03], {"along": "learning_rate"}), "limit_formula": ((), "(2 + 2β)/λ")}
+    both = a_table({"momentum": [0.0, 0.5], "learning_rate": RATES}, valley, depth).assign(limits | over)
+    assert any("known limit (2 + 2β)/λ = 0.02 … 0.03" in line for line in words(both))
+    unknown = {"known_limit": ((), np.nan, {"along": "learning_rate"}), "limit_formula": ((), "")}
+    assert not any("limit" in line for line in words(table.assign(limits | unknown)))

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from jaxgd.outcome import CONVERGED, OUTCOMES, PENDING
 from jaxgd.ranges import visible
+from jaxgd.show.rates import rate_words
 from jaxgd.show.style import COLOURS, MEANINGS
 from jaxgd.table import METRICS, REPLICATES, best, by_name, edges, epochs_missing, scores
 
@@ -41,6 +42,7 @@ def closing(table: "xarray.Dataset", select: str) -> Group:
         lines.add_column(no_wrap=column == 0, overflow="fold")
     for label, entries in (
         ("lowest" if varies_start(table) else "best", _bests(rows, select)),
+        ("rates", _rates(rows, select)),
         ("edge", _edges(rows)),
         ("missing", _missing(rows)),
         ("start", _begun_nowhere(rows)),
@@ -158,6 +160,12 @@ def _best_text(lane: "xarray.Dataset", select: str) -> str:
     return cost if said == "the only one" else f"{said}\n{cost}"
 
 
+def _rates(rows: dict[str, "xarray.Dataset"], select: str) -> list[tuple[str, str]]:
+    """How much the choice of the learning rate matters, for each name."""
+    said = {name: rate_words(table, select) for name, table in list(rows.items())[:_MOST_NAMES]}
+    return [(name, "\n".join(lines)) for name, lines in said.items() if lines]
+
+
 def _edges(rows: dict[str, "xarray.Dataset"]) -> list[tuple[str, str]]:
     """Where convergence and divergence end along each numeric axis, for each name."""
     found = []
@@ -194,10 +202,8 @@ def _limit_words(table: "xarray.Dataset", along: str) -> list[str]:
     limit = table.get("known_limit")
     if limit is None or limit.attrs["along"] != along or not np.isfinite(limit).any():
         return []
-    limit, curve = (
-        np.unique(values[np.isfinite(values)])[[0, -1]] for values in (limit.values, table["sharpness"].values)
-    )
-    return [f"in theory stable up to {_span(*limit)} = {table['limit_formula'].item()}, sharpness λ = {_span(*curve)}"]
+    said = [np.unique(values[np.isfinite(values)])[[0, -1]] for values in (limit.values, table["sharpness"].values)]
+    return [f"known limit {table['limit_formula'].item()} = {_span(*said[0])}", f"at sharpness λ = {_span(*said[1])}"]
 
 
 def _span(low: Any, high: Any) -> str:

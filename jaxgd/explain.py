@@ -1,0 +1,234 @@
+"""Why a lane of a run did what it did: the lane followed once more, and what there is to compare it with."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+
+from jaxgd import lane as lanes
+from jaxgd import plan as plans
+from jaxgd import run as runs
+from jaxgd import store
+from jaxgd.descent import Descent, norm, opened
+from jaxgd.limits import sharpness_at
+from jaxgd.nearest import nearest
+from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, OUTCOMES, TRAPPED, dot, named
+from jaxgd.stability import known_limit, known_rule, sharpness
+from jaxgd.table import REPLICATES, best, epochs_missing
+
+if TYPE_CHECKING:
+    import xarray
+
+_LOOKS, _FEW = 65, 3  # at the lane along its way; few where there are many params, and each takes long
+_SMALL = 64  # params up to which the Hessian is solved whole
+
+Index = tuple[int, ...]  # one lane of the grid
+
+
+class Course(NamedTuple):
+    """A lane followed once more, [look] from its start to its end."""
+
+    epoch: Int[Array, " look"]
+    params: Float[Array, "look params"]
+    cost: Float[Array, " look"]
+    gradient_norm: Float[Array, " look"]
+    sharpness: Float[Array, " look"]
+    crossings: int  # successive gradients that point against each other, all the way
+    lowest_curvature: float  # at the end; NaN where there are too many params to say
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What there is to say about a lane."""
+
+    figures: "xarray.Dataset"  # the lane's own
+    course: Course
+    optimizer: str | None  # by its name in the config; None if that only names a function
+    rule: str | None  # in `stability.FORMULAS`
+    rate: float | None
+    momentum: float | None
+    sharpness: float  # at the minimum that it settled in, or that its neighbour did; NaN if none is known
+    nearest: "xarray.Dataset | None"  # the nearest setting that converged
+    best: "xarray.Dataset | None"  # the best setting of the run; None if all diverged
+    missing: float  # epochs, of a lane still descending; NaN if not known
+    select: str  # the figure by which it is the best
+    lanes: int  # in the run
+    diverged: int  # of them
+    remarks: list[str]
+    settings: list[str]  # KEY=VALUE, which make the run's config this one lane
+    folder: Path
+
+    @property
+    def outcome(self) -> str:
+        return OUTCOMES[int(self.figures["outcome"])]
+
+    @property
+    def bound(self) -> float | None:
+        """What rate × sharpness must not exceed; None where theory knows no bound."""
+        return None if self.rule is None else float(known_limit(self.rule, 1.0, {"momentum": self.momentum}))
+
+
+def explained(folder: Path, asked: Mapping[str, Any]) -> Facts:
+    """The facts about the lane of a run that is nearest to some coordinates.
+
+    Args:
+      folder: of the run.
+      asked: coordinates by name, as in `nearest.nearest`.
+
+    Raises:
+      ConfigError: no such lane, or its config can't be carried out any more.
+      StoreError: the folder can't be read.
+    """
+    run, table = runs.reopened(folder), store.opened_table(folder).load()
+    found = nearest(table, asked)
+    index = tuple(found.place[str(d)] for d in table["outcome"].dims)
+    figures = table.isel(found.place)
+    single = lanes.at(run.config, figures)
+    optimizer = single.optimizer
+    given = single.lane.arguments if single.lane else optimizer.arguments
+    rate, momentum = given.get("learning_rate"), given.get("momentum")
+    rule = known_rule(optimizer.name, given) if optimizer and optimizer.name else None
+    numbers = all(isinstance(value, (int, float)) for value in (rate, 0.0 if momentum is None else momentum))
+    course = followed(run.plan, index, _length(figures))
+    beside = _nearest_converged(table, index)
+    try:
+        winner = best(table, run.config.run.select)
+    except ValueError:
+        winner = None
+    missing = epochs_missing(figures.expand_dims("lane")) if figures["outcome"] == DESCENDING else [np.nan]
+    return Facts(
+        figures=figures,
+        course=course,
+        optimizer=optimizer.name if optimizer else None,
+        rule=rule if numbers and rate is not None else None,
+        rate=float(rate) if isinstance(rate, (int, float)) else None,
+        momentum=float(momentum) if isinstance(momentum, (int, float)) else None,
+        sharpness=_sharpness_at_minimum(run.plan, table, index, course, beside),
+        nearest=None if beside is None else table.isel(dict(zip(table["outcome"].dims, beside, strict=True))),
+        best=winner,
+        missing=float(missing[0]),
+        select=run.config.run.select,
+        lanes=run.plan.lanes,
+        diverged=int((table["outcome"] == DIVERGED).sum()),
+        remarks=found.remarks + ([] if run.is_unchanged else [_CHANGED]),
+        settings=lanes.settings(run.config, single),
+        folder=folder,
+    )
+
+
+_CHANGED = "the code or a package has changed since this run: what is followed here may differ from what it did"
+
+
+def _length(figures: "xarray.Dataset") -> int:
+    """How many updates to follow: to where it left the finite numbers, if it did."""
+    ends = [float(figures[name]) for name in ("epochs", "diverged_epoch")]
+    return int(np.nanmax([0.0, *ends]))
+
+
+# --- the lane itself ---
+
+
+def followed(plan: plans.Plan, index: Index, epochs: int) -> Course:
+    """One lane again, looked at some times along its way; equal to the lane within the sweep to rounding."""
+    size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(plan.outline["params"]))
+    looks = np.unique(np.linspace(0, epochs, _LOOKS if size <= _SMALL else _FEW).round().astype(np.int32))
+    static = next(iter(plans.by_program(plan, [index])))
+    point = jax.tree.map(lambda values: values[0], plans.points(plan, [index]))
+    with jax.enable_x64(plan.x64), plans.plain_words():
+        course = jax.jit(partial(_course, plans.bound(plan, static)))(looks, point)
+        course = jax.tree.map(np.asarray, course)
+    return course._replace(crossings=int(course.crossings), lowest_curvature=float(course.lowest_curvature))
+
+
+def _course(lane: Callable[..., Descent], looks: Int[Array, " look"], point: dict[str, Any]) -> Course:
+    cost, start, init, step, *_ = opened(lane(**point))
+    flat, as_params = ravel_pytree(start)
+
+    def moved(_, carry):
+        (params, state), before, crossings = carry
+        _, grads, *after = step(params, state)
+        return tuple(after), grads, crossings + (dot(before, grads) < 0)
+
+    def look(carry, span):
+        now, following = span
+        params = carry[0][0]
+        value, grads = jax.value_and_grad(cost)(params)
+        return jax.lax.fori_loop(now, following, moved, carry), (ravel_pytree(params)[0], value, norm(grads))
+
+    still = jax.tree.map(jnp.zeros_like, start)
+    spans = (looks, jnp.append(looks[1:], looks[-1]))
+    carry, seen = jax.lax.scan(look, ((start, init(start)), still, jnp.int32(0)), spans)
+    (last, _), before, crossings = carry
+    crossings += dot(before, jax.grad(cost)(last)) < 0
+    curves = jax.lax.map(lambda place: sharpness(cost, as_params(place)), seen[0])
+    lowest = -sharpness(lambda params: -cost(params), last) if flat.size <= _SMALL else jnp.nan
+    return Course(looks, *seen, curves, crossings, lowest)
+
+
+# --- what it is compared with ---
+
+
+def _nearest_converged(table: "xarray.Dataset", index: Index) -> Index | None:
+    """The other lane that converged, of the same optimizer, that differs along the fewest axes and then by the fewest
+    steps; with the same seed, if there is one."""
+    places = np.argwhere(table["outcome"].values == CONVERGED)
+    places = places[(places != index).any(axis=1)]
+    away = np.zeros((len(places), 0))
+    alike = np.ones(len(places), bool)
+    for along, name in enumerate(map(str, table["outcome"].dims)):
+        if name == "optimizer":
+            alike &= places[:, along] == index[along]
+            continue
+        chosen = {"optimizer": index[0]} if name == "trial" else {}
+        for ranks in _ranks(table.isel(chosen), name):
+            steps = np.abs(ranks[places[:, along]] - ranks[index[along]]).astype(float)
+            away = np.column_stack([away, steps * len(places) if name in REPLICATES else steps])
+    if not alike.any():
+        return None
+    order = np.lexsort((away.sum(axis=1), (away > 0).sum(axis=1), ~alike))
+    return tuple(map(int, places[order[0]]))
+
+
+def _ranks(table: "xarray.Dataset", dimension: str) -> list[np.ndarray]:
+    """Where each point stands along a dimension, by its value; along trials, by each hyperparameter that varies."""
+    if dimension != "trial":
+        numbers = table[dimension].dtype.kind in "iuf"
+        return [
+            np.unique(table[dimension].values, return_inverse=True)[1] if numbers else np.arange(table.sizes[dimension])
+        ]
+    columns = [table[name].values for name in table.coords if name != "trial" and table[name].dims == ("trial",)]
+    return [np.unique(column, return_inverse=True)[1] for column in columns] or [np.arange(table.sizes["trial"])]
+
+
+def _sharpness_at_minimum(
+    plan: plans.Plan, table: "xarray.Dataset", index: Index, course: Course, beside: Index | None
+) -> float:
+    """λ where the lane settled; or else where its neighbour did, or at the only minimum that is known."""
+    known = np.zeros((0, 0)) if plan.minima is None else np.asarray(plan.minima, float)
+    place = None
+    if table["outcome"].values[index] in (CONVERGED, TRAPPED):
+        place = _known_place(table, index, known)
+        place = course.params[-1] if place is None else place
+    elif beside is not None:
+        place = _known_place(table, beside, known)
+        leaves = [table.get(name) for name in named("params", plan.outline["params"])]
+        if place is None and all(leaf is not None for leaf in leaves):
+            place = np.concatenate([leaf.values[beside].ravel() for leaf in leaves])
+    elif len(known) == 1:
+        place = known[0]
+    if place is None:
+        return float("nan")
+    lane = np.ravel_multi_index(index, plan.shape) if index else 0
+    return float(sharpness_at(plan, np.array([lane]), np.asarray(place, float)[None], [])[0])
+
+
+def _known_place(table: "xarray.Dataset", index: Index, known: np.ndarray) -> np.ndarray | None:
+    reached = float(table["minimum"].values[index])
+    return known[int(reached)] if np.isfinite(reached) and len(known) else None

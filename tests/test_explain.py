@@ -1,0 +1,329 @@
+"""Why a lane did what it did: told of lanes whose reasons are known, and of odd ones without a stumble."""
+
+import shlex
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from command import command
+
+import jaxgd
+from jaxgd import config as cfg
+from jaxgd import run as runs
+from jaxgd.explain import explained
+from jaxgd.nearest import nearest
+from jaxgd.ranges import ConfigError
+from jaxgd.show.account import again, sentences
+
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
+PARABOLA = """
+[cost]
+expression = "x**2 + 5"
+minimum = 5
+[start]
+x = 3.0
+[optimizer]
+name = "gradient_descent"
+learning_rate = 0.1
+[run]
+epochs = 60
+precision = "float64"
+"""
+RATES = PARABOLA + "[sweep]\noptimizer.learning_rate = { values = [0.001, 0.3, 0.5, 0.75, 1.0, 1.2] }"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("explain")
+
+
+@pytest.fixture(autouse=True)
+def here(folder, monkeypatch):
+    """All tests share a folder, and what has been run in it."""
+    monkeypatch.chdir(folder)
+
+
+def run(name, text):
+    """The folder of a config's run."""
+    Path(f"{name}.toml").write_text(text)
+    prepared = runs.prepared(Path(f"{name}.toml"))
+    runs.carry_out(prepared)
+    return prepared.folder
+
+
+def told(folder, **asked):
+    return " ".join(sentences(explained(folder, asked)))
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (0.001, "still on its way when the 60 epochs ended: the cost came from 14 to 12.0779"),
+        (0.001, "rate × sharpness is 0.001 × 2 = 0.002 at the minimum, below 1"),
+        (0.001, "The nearest setting that converged is learning_rate = 0.3, which ended at 5, lowest in epoch"),
+        (0.3, "It converged: the cost came from 14 to 5, lowest in epoch 21, without crossing the valley once"),
+        (0.3, "0.3 × 2 = 0.6 at the minimum, below 1, so that a step falls short of the bottom and leaves 0.4 of the way"),
+        (0.3, "The best setting of the run by final cost is learning_rate = 0.5, which ended at 5, lowest in epoch 1"),
+        (0.5, "0.5 × 2 = 1 at the minimum, so that a step lands on the bottom. No other of the 6 lanes does better."),
+        (0.75, "0.75 × 2 = 1.5 at the minimum, below the limit of 2"),
+        (0.75, "a step overshoots and lands 0.5 times as far away on the other side"),
+        (1, "It oscillates, crossing the valley 60 times in 60 updates and getting no lower than 14 (in epoch 0)"),
+        (1, "1 × 2 = 2 at the minimum, the limit itself, so that a step lands just as far away on the other side"),
+        (1, "The nearest setting that converged is learning_rate = 0.75"),
+        (1.2, "It diverged: its gradient norm grew from 6 to 3.51426e+09"),
+        (1.2, "in 60 epochs, crossing the valley 60 times in 60 updates: rate × sharpness is 1.2 × 2 = 2.4"),
+        (1.2, "above the limit of 2, so that a step overshoots and lands 1.4 times as far away on the other side"),
+    ],
+)  # fmt: skip
+def test_the_parabola(rate, said, parabola):
+    assert said in parabola(rate)
+
+
+@pytest.fixture(scope="module")
+def parabola(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        where, known = (folder / run("rates", RATES)), {}
+    return lambda rate: known.setdefault(rate, told(where, learning_rate=rate))
+
+
+def test_the_command(parabola):
+    answer = command("explain", "rates.toml", "learning_rate=1.3")
+    assert answer.code == 0 and answer.err == ""
+    first, second, _, *rest = answer.out.splitlines()
+    assert first == "learning_rate = 1.2: diverged"
+    assert second == "(learning_rate = 1.2 is the nearest of 6 to 1.3, which ends at 0.001 and 1.2)"
+    assert all(len(line) <= 80 for line in rest[: rest.index("")])
+    for words, message in (
+        (["learning_rate"], "must be NAME=VALUE"),
+        ([], "which lane? Give learning_rate=… (6 values from 0.001 to 1.2)"),
+        (["rate=1"], "rate: the run has no such axis; allowed: learning_rate"),
+        (["learning_rate=fast"], 'learning_rate = "fast": must be a number'),
+    ):
+        refused = command("explain", "rates.toml", *words)
+        assert refused.code == 2 and message in refused.err and refused.out == ""
+
+
+def test_the_lane_again_by_the_command_and_in_python(parabola):
+    facts = explained(runs.resolved("rates.toml"), {"learning_rate": 0.75})
+    line, *python = again(facts)
+    words = shlex.split(line.removeprefix("again "))
+    single = cfg.read(Path(words[2]), words[4::2])
+    assert words[:2] == ["jaxgd", "run"] and single.optimizer.arguments["learning_rate"] == 0.75 and not single.sweep
+    assert command(*words[1:]).out.splitlines()[60] == "EPOCH 60: Cost = 5.000, x = 2.602e-18"
+    space = {}
+    exec("\n".join(line.removeprefix("in Python").strip() for line in python), space)
+    np.testing.assert_allclose(space["history"].params["x"][:4], [3, -1.5, 0.75, -0.375])
+    assert float(space["history"].cost[-1]) == float(facts.figures["final_cost"])
+    assert runs.prepared(Path(words[2])).folder == runs.resolved("rates.toml")  # the config that a run keeps is its own
+
+
+def test_two_wells():
+    well = run(
+        "well",
+        """
+[cost]
+surface = "double_well"
+[start]
+x = 2.0
+[optimizer]
+name = "momentum"
+learning_rate = 0.01
+[run]
+epochs = 3000
+[sweep]
+start.x = { values = [-1.0, 2.0] }
+optimizer.momentum = { values = [0.0, 0.5] }
+""",
+    )
+    said = told(well, x=2, momentum=0)
+    assert (
+        "trapped: the slope has vanished in a local minimum at 1.347, where the cost is -2.61856, 2.826 above" in said
+    )
+    assert (
+        "0.01 × 13.77 = 0.1377 there, below the limit of 2 + 2β = 2 for momentum 0, so that nothing throws it" in said
+    )
+    assert "The nearest setting that converged is x = -1, which ended at -5.44419" in said
+
+
+OPTIMIZERS = """
+[cost]
+expression = "x**2 + 5"
+[start]
+x = 3.0
+[optimizers.adam]
+learning_rate = 0.1
+[optimizers.nesterov]
+learning_rate = 0.1
+momentum = 0.5
+[run]
+epochs = 300
+[sweep]
+optimizers.adam.learning_rate = { values = [0.1, 1e-4] }
+optimizers.nesterov.learning_rate = { values = [0.2, 0.8] }
+seed = { values = [7, 8] }
+"""
+
+
+def test_other_optimizers_trials_and_seeds():
+    folder = run("optimizers", OPTIMIZERS)
+    adam = told(folder, optimizer="adam", learning_rate=1e-4)
+    assert "the sharpness on its way was 2 at a rate of 0.0001, and for adam theory knows no limit" in adam
+    nesterov = explained(folder, {"optimizer": "nesterov", "learning_rate": 0.8})
+    assert (
+        "0.8 × 2 = 1.6 at the minimum, above the limit of (2 + 2β)/(1 + 2β) = 1.5 for momentum 0.5"
+        in sentences(nesterov)[0]
+    )
+    assert sentences(nesterov)[1].startswith(
+        "The nearest setting that converged is trial = 0, learning_rate = 0.2, which"
+    )
+    assert int(nesterov.figures["seed"]) == 7 and "seed=7" in again(nesterov)[2]
+    assert 'optimizer={ name = "nesterov", learning_rate = 0.8, momentum = 0.5 }' in again(nesterov)[0]
+    assert int(explained(folder, {"optimizer": "adam", "trial": 0, "seed": 8}).figures["seed"]) == 8
+    with pytest.raises(
+        ConfigError, match=r"optimizer=adam\|nesterov; and trial=|optimizer=adam\|nesterov; and learning"
+    ):
+        explained(folder, {})
+    with pytest.raises(ConfigError, match="did you mean nesterov"):
+        explained(folder, {"optimizer": "nestero", "learning_rate": 0.8})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cost.expression": "sqrt(x) + x**2", "cost.minimum": None}, "its cost was no longer a number, from"),
+        ({"cost.expression": "-x**3", "cost.minimum": None}, "its cost fell below all numbers"),
+        ({"cost.expression": "x**4", "optimizer.learning_rate": 0.9, "cost.minimum": 0}, "where it started, above the limit of 2"),
+        ({"cost.expression": "log(x - 4)", "cost.minimum": None}, "It had diverged before its first step: at the start its cost was"),
+        ({"optimizer.learning_rate": 1.2, "run.ceiling": 1e3}, "its cost passed the ceiling of 1000"),
+        ({}, "Rates up to 1 are stable at the minimum, and 0.5 would land on the bottom of a parabola in one step."),
+        ({"cost.expression": "sin(x)", "start.x": float(np.pi / 2), "cost.minimum": -1}, "has vanished in a saddle at 1.571"),
+        ({"cost.expression": "5 + 0 * x", "cost.minimum": 4}, "has vanished in a plateau at 3"),
+        ({"optimizer.name": "sign_sgd", "optimizer.learning_rate": 0.7}, "for sign_sgd theory knows no limit"),
+    ],
+)  # fmt: skip
+def test_single_descents(changes, said):
+    """No axis, so that no coordinate is needed: of every outcome, and of costs that end."""
+    content = {"cost": {"expression": "x**2 + 5", "minimum": 5}, "start": {"x": 3.0}}
+    content |= {"optimizer": {"name": "gradient_descent", "learning_rate": 0.3}, "run": {"epochs": 60}}
+    for key, value in changes.items():
+        cfg.lay(content, key.split("."), value)
+    if content["cost"]["minimum"] is None:
+        del content["cost"]["minimum"]
+    assert said in told(run("single", cfg.as_toml(cfg.checked(content, "test"))))
+
+
+def test_all_diverged_and_none_converged():
+    gone = run("gone", PARABOLA + "[sweep]\noptimizer.learning_rate = { values = [1.5, 2.0] }")
+    assert "All 2 lanes of the run diverged; rates up to 1 are stable where it started" in told(gone, learning_rate=2)
+    slow = run("slow", PARABOLA + "[sweep]\noptimizer.learning_rate = { values = [1e-4, 2e-4] }")
+    assert "No lane of the run converged; the best is learning_rate = 0.0002, which ended at 13.5781" in told(
+        slow, learning_rate=0
+    )
+    assert "No lane of the run converged; the best is this one, which" in told(slow, learning_rate=2e-4)
+
+
+MODEL = """
+import jax.numpy as jnp
+import jaxgd
+
+def lane(learning_rate, scale=1.0):
+    return jaxgd.Descent(lambda x: scale * jnp.sum(x**2), jnp.ones(80), jaxgd.gradient_descent(learning_rate))
+"""
+LANE = '[lane]\nfunction = "model:lane"\nlearning_rate = 0.1\n[run]\nepochs = 20\n[sweep]\nlane.scale = { values = [1.0, 20.0] }'
+
+
+def test_a_lane_of_the_users_own_and_its_edited_code():
+    Path("model.py").write_text(MODEL)
+    folder = run("lane", LANE)
+    assert "the sharpness on its way was 40 at a rate of 0.1, and for this optimizer theory knows no" in told(
+        folder, scale=20
+    )
+    assert "again      jaxgd run runs/lane-" in command("explain", folder, "scale=1").out
+    Path("model.py").write_text(MODEL.replace("ones(80)", "ones(80) * 2"))
+    facts = explained(folder, {"scale": 20})
+    assert facts.remarks == [
+        "the code or a package has changed since this run: what is followed here may differ from what it did"
+    ]
+
+
+# --- which lane is meant ---
+
+
+def a_table(**axes):
+    """A table without figures: what matters are its coordinates."""
+    import xarray
+
+    shape = tuple(len(values) for values in axes.values())
+    return xarray.Dataset({"outcome": (tuple(axes), np.ones(shape, np.int8))}, axes)
+
+
+def test_numbers_go_to_the_nearest_and_names_must_be_there():
+    table = a_table(learning_rate=[0.1, 0.2, 0.4], flag=[False, True], seed=[3, 4])
+    assert nearest(table, {"learning_rate": "0.26", "flag": "true"}) == (
+        {"learning_rate": 1, "flag": 1, "seed": 0},
+        ["learning_rate = 0.2 is the nearest of 3 to 0.26"],
+    )
+    assert nearest(table, {"learning_rate": 0.4, "flag": False, "seed": 4}).place == {
+        "learning_rate": 2,
+        "flag": 0,
+        "seed": 1,
+    }
+    with pytest.raises(ConfigError, match=r"Give learning_rate=… \(3 values from 0.1 to 0.4\); and flag=False\|True"):
+        nearest(table, {})
+    with pytest.raises(ConfigError, match="flag = 3: there is no such"):
+        nearest(table, {"learning_rate": 0.1, "flag": 3})
+    with pytest.raises(ConfigError, match="x: the run has no such axis; it is a single lane"):
+        nearest(a_table(), {"x": 3})
+    assert nearest(a_table(), {}) == ({}, [])
+
+
+def test_vectors_and_axes_that_walk_together():
+    table = a_table(x=[0, 1, 2]).assign_coords({"x.value": (("x", "x.value.0"), [[0.0, 0.0], [1.0, 0.0], [5.0, 5.0]])})
+    assert nearest(table, {"x": "[4, 6]"}).place == {"x": 2}
+    assert nearest(table, {"x": "[4, 6]"}).remarks == ["x = [5, 5] is the nearest of 3 to [4, 6]"]
+    with pytest.raises(ConfigError, match="must be a list of 2 numbers"):
+        nearest(table, {"x": 1})
+    with pytest.raises(ConfigError, match=r"x=\[…\] \(3 vectors of 2\)"):
+        nearest(table, {})
+    walked = a_table(learning_rate=[0.1, 0.2, 0.4]).assign_coords(weight_decay=("learning_rate", [1.0, 2.0, 3.0]))
+    assert (
+        nearest(walked, {"weight_decay": 3}).place
+        == nearest(walked, {"learning_rate": 0.5}).place
+        == {"learning_rate": 2}
+    )
+
+
+def test_trials_are_found_by_all_that_varies_them():
+    labels = {"learning_rate": [[0.1, 0.1, 0.2, 0.2], [1.0, 2.0, np.nan, np.nan]]}
+    labels |= {"momentum": [[0.0, 0.9, 0.0, 0.9], [np.nan] * 4]}
+    table = a_table(optimizer=["momentum", "adam"], trial=[0, 1, 2, 3]).assign_coords(
+        {name: (("optimizer", "trial"), values) for name, values in labels.items()}
+    )
+    assert nearest(table, {"optimizer": "momentum", "learning_rate": 0.2, "momentum": 0.8}).place == {
+        "optimizer": 0,
+        "trial": 3,
+    }
+    assert nearest(table, {"optimizer": "adam", "learning_rate": 5}).place == {"optimizer": 1, "trial": 1}
+    assert nearest(table, {"optimizer": "adam", "trial": 1}).place == {"optimizer": 1, "trial": 1}
+    with pytest.raises(ConfigError, match=r"which lane\? Give momentum=… \(2 values from 0 to 0.9\)$"):
+        nearest(table, {"optimizer": "momentum", "learning_rate": 0.2})
+
+
+def test_what_is_laid_over_a_config_makes_it_the_other():
+    content = {"cost": {"expression": "sum(x**2)"}, "start": {"x": [1.0, 2.0]}, "run": {"epochs": 3}}
+    content |= {"optimizer": {"name": "adam", "learning_rate": 0.1, "nesterov": True}}
+    one = cfg.checked(content | {"sweep": {"start": {"x": {"0": {"values": [1.0]}}}}}, "test")
+    other = cfg.checked(content | {"start": {"x": [1.5, 2.0]}, "title": 'of "one"', "seed": 3}, "test")
+    settings = jaxgd.lane.settings(one, other)
+    Path("one.toml").write_text(cfg.as_toml(one))
+    assert cfg.read(Path("one.toml"), settings) == other and len(settings) == 4
+
+
+def test_explaining_changes_no_setting():
+    before = jax.config.jax_enable_x64
+    folder = run("single", PARABOLA)
+    explained(folder, {})
+    assert jax.config.jax_enable_x64 == before
