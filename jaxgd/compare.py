@@ -57,6 +57,8 @@ def compared(table: "xarray.Dataset", by: str | None = None, factor: float = 2.0
       by: as in `table.best`.
       factor: as in `learning_rate.best_rates`; the other hyperparameters stay at their best.
 
+    >>> def lane(optimizer, rate):
+    ...     return Descent(lambda x: x**2 + 5, 4.0, optimizer(rate))
     >>> results = sweep(lane, {"optimizer": each([optax.sgd, optax.adam]), "rate": [0.01, 0.1]}, epochs=100)
     >>> [(contender.name, contender.setting.rate.item()) for contender in compared(results)]
     [('sgd', 0.1), ('adam', 0.1)]

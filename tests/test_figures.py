@@ -252,7 +252,7 @@ def test_the_readme_opens_with_a_film_that_the_command_makes():
     project = Path(jaxgd.__file__).parents[1]
     opening = project.joinpath("README.md").read_text("utf-8").split("##")[0]
     picture = re.search(r"!\[.+\]\((.+)\)", opening)[1]
-    assert f"jaxgd animate configs/race.toml --to {picture}" in opening
+    assert f"jaxgd animate learning_rates --to {picture}" in opening
     assert (project / picture).stat().st_size < 400_000
     with Image.open(project / picture) as film:
         assert film.n_frames > 50 and film.info["loop"] == 0

@@ -157,16 +157,16 @@ def test_the_bytes_of_the_data_make_the_run(folder):
     first = command("run", "line.toml")
     assert first.code == 0, first.err
     text = (folder / "line.csv").read_text()
-    again = command("check", "line.toml").out
+    again = command("check", "line.toml", "--import").out
     assert "begun already" in again
     (folder / "line.csv").write_text(text.replace("1.0,3.0", "1.0,3.5"))
-    changed = command("check", "line.toml").out
+    changed = command("check", "line.toml", "--import").out
     assert "(new)" in changed and re.findall("runs/line-\\w+", changed) != re.findall("runs/line-\\w+", again)
     # only a row of test differs: it is not trained on, and yet reported
     test = str(load(file="line.csv", target="y", labels=False, standardise=False).test.inputs[0, 0])
     rows = [f"{test},9" if row.split(",")[0] == test else row for row in text.splitlines()]
     (folder / "line.csv").write_text("\n".join(rows))
-    assert "(new)" in command("check", "line.toml").out
+    assert "(new)" in command("check", "line.toml", "--import").out
 
 
 def test_what_is_chosen_on_validation_is_reported_on_test(folder):

@@ -15,7 +15,7 @@ from jaxgd import config as cfg
 from jaxgd import lane, names, table
 from jaxgd import plan as plans
 from jaxgd.config import ConfigError
-from jaxgd.descent import opened, step_of
+from jaxgd.descent import opened
 from jaxgd.surfaces import SURFACES
 from jaxgd.sweep import carried_out
 
@@ -65,9 +65,13 @@ def seen(content, *index, folder="."):
         for name in dimension.axes
         if not dimension.is_each(name)
     }
-    cost, params, optimizer = opened(plans.bound(plan, static)(**point))
-    _, _, after, _ = step_of(cost, optimizer)(params, optimizer.init(params))
-    return Seen(params, float(cost(params)), after)
+    one = opened(plans.bound(plan, static)(**point))
+    return Seen(one.params, float(one.cost(one.params)), stepped(one))
+
+
+def stepped(one):
+    """The params after the first step."""
+    return one.step(one.params, one.init(one.params))[2]
 
 
 def labels(plan):
@@ -199,10 +203,8 @@ def test_a_named_optimizer_steps_as_optax_s_own(name):
     factory = getattr(optax, name, None) or getattr(optax.contrib, name.removeprefix("contrib."))
     for i, value in enumerate((0.0001, 0.001)):
         start = {"x": jnp.array([-1.2, 1.0])}
-        cost, params, optimizer = opened(
-            jaxgd.Descent(lambda p: SURFACES["rosenbrock"].cost(**p), start, factory(**{rate: value}))
-        )
-        expected = step_of(cost, optimizer)(params, optimizer.init(params))[2]["x"]
+        theirs = factory(**{rate: value})
+        expected = stepped(opened(jaxgd.Descent(lambda p: SURFACES["rosenbrock"].cost(**p), start, theirs)))["x"]
         # a gradient near 200 after a few roundings
         np.testing.assert_allclose(seen(content, i).after["x"], expected, rtol=0, atol=16 * EPS * 2)
 
@@ -228,8 +230,7 @@ def test_lists_are_what_the_optimizer_takes():
     del content["optimizers"]
     start = {"x": jnp.array([-1.2, 1.0])}
     theirs = optax.contrib.prodigy(1.0, betas=(0.8, 0.99))
-    cost, params, optimizer = opened(jaxgd.Descent(lambda p: SURFACES["rosenbrock"].cost(**p), start, theirs))
-    expected = step_of(cost, optimizer)(params, optimizer.init(params))[2]["x"]
+    expected = stepped(opened(jaxgd.Descent(lambda p: SURFACES["rosenbrock"].cost(**p), start, theirs)))["x"]
     np.testing.assert_allclose(seen(content).after["x"], expected, rtol=4 * EPS)
     rates = with_(content, optimizer={"name": "gradient_descent", "learning_rate": [0.0, 0.001]})  # one per coordinate
     after = seen(rates).after["x"]

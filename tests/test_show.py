@@ -29,6 +29,7 @@ def a_table(axes, outcome=None, cost=None, *, minimum=0.0, minima=None, coords=(
         "outcome": outcome,
         "final_cost": cost,
         "start_cost": 100.0,
+        "start_gradient_norm": 20.0,
         "best_cost": cost,
         "best_epoch": 7.0,
         "epochs": 50.0,
