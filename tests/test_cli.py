@@ -599,17 +599,22 @@ def test_a_run_begun_anew_keeps_the_earlier_one(folder):
     assert command("best", name).code == 0
 
 
+_HEEDS_CTRL_C = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would ignore
+from jaxgd.cli import main
+main()
+"""
+
+
 def process(*words, **more):
     environment = os.environ | {"PYTHONPATH": str(Path(jaxgd.__file__).parents[1])}
     return subprocess.Popen(
-        [sys.executable, "-m", "jaxgd", *words],
+        [sys.executable, "-c", _HEEDS_CTRL_C, *words],
         env=environment,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        ),  # a job in the background ignores it
         **more,
     )
 
