@@ -1,6 +1,9 @@
 """A checked config to a plan: one lane, and the axes along which lanes vary."""
 
+import contextlib
+import io
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,8 +52,9 @@ def planned(config: Config, where: str, folder: Path) -> plans.Plan:
     with jax.enable_x64(config.run.precision == "float64"):
         try:
             budget.check_config(config)
-            plan = _plan(config, folder)
-            plans.fingerprint(plan)  # traces the start and the first step of every program, as the run will
+            with _heard():
+                plan = _plan(config, folder)
+                plans.fingerprint(plan)  # traces the start and the first step of every program, as the run will
             budget.check_plan(plan)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error.__cause__
@@ -65,6 +69,23 @@ def planned(config: Config, where: str, folder: Path) -> plans.Plan:
                 raise
             raise ConfigError(f"{where}: {place}{type(error).__name__}: {error}") from error
     return plan
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[None]:
+    """Says what it means if the user's own code prints: what `print` shows is not what happens in an epoch."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        print(printed.getvalue(), end="")
+    if printed.getvalue():
+        warnings.warn(
+            "the config's own code prints: that happens while JAX traces it, some times and not in every epoch, and "
+            "shows no numbers; jax.debug.print shows them, of every lane",
+            stacklevel=3,
+        )
 
 
 def at(config: Config, setting: "xarray.Dataset") -> Config:

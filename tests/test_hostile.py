@@ -9,7 +9,8 @@ import pytest
 from command import command
 
 import jaxgd
-from jaxgd import budget, store
+from jaxgd import budget, lane, store
+from jaxgd import config as cfg
 from jaxgd.config import ConfigError
 from jaxgd.outcome import named
 from jaxgd.ranges import visible
@@ -219,3 +220,15 @@ def test_odd_costs_are_said_plainly(folder, name, code, said):
     (folder / "odd.toml").write_text(text + "[sweep]\nstart.x = { values = [1.0, 3.0] }\n")
     answer = command("run", "odd.toml")
     assert answer.code == code and said in " ".join((answer.out + answer.err).split())
+
+
+def test_a_cost_that_prints_is_told_what_that_means(tmp_path):
+    (tmp_path / "loud.py").write_text("def cost(x):\n    print('here', x)\n    return x**2\n")
+    content = {
+        "cost": {"function": "loud:cost"},
+        "start": {"x": 1.0},
+        "optimizer": {"name": "gradient_descent", "learning_rate": 0.1},
+        "run": {"epochs": 3},
+    }
+    with pytest.warns(UserWarning, match="prints: that happens while JAX traces it.*jax.debug.print"):
+        lane.planned(cfg.checked(content, "loud"), "loud", tmp_path)
