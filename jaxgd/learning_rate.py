@@ -331,5 +331,6 @@ def _answer(figures: dict[str, np.ndarray], allowed: Callable[[float], float]) -
     above = np.flatnonzero(diverged[best:])
     if above.size and above[0] > 0:
         edge = rates[best + above[0] - 1]
-        answer |= {"edge": edge, "unstable": rates[best + above[0]], "below_edge": edge / rates[best]}
+        ratio = edge / rates[best] if rates[best] else np.nan  # nothing is so many times 0
+        answer |= {"edge": edge, "unstable": rates[best + above[0]], "below_edge": ratio}
     return answer

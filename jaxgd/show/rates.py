@@ -82,7 +82,8 @@ def _one(table: "xarray.Dataset", along: str, answer: "xarray.Dataset", factor: 
         lines.append("the best is the end of the range: widen it")
     if np.isnan(edge):
         return [*lines, "none above the best diverges"]
-    return [*lines, f"stable up to {edge:.4g}, {float(answer['below_edge']):#.3g} times the best"]
+    ratio = float(answer["below_edge"])
+    return [*lines, f"stable up to {edge:.4g}" + (f", {ratio:#.3g} times the best" if np.isfinite(ratio) else "")]
 
 
 def _many(answer: "xarray.Dataset", factor: float) -> list[str]:
@@ -94,7 +95,7 @@ def _many(answer: "xarray.Dataset", factor: float) -> list[str]:
         span = answer["high"] / answer["low"]
     if np.isfinite(span).any():
         lines.append(f"within a factor of {factor:g} a span of {_spread(span)}")
-    if np.isfinite(answer["edge"]).any():
+    if np.isfinite(answer["below_edge"]).any():
         lines.append(f"stable up to {_spread(answer['below_edge'])} times the best")
     if not there.all():
         lines.append(f"none works for {np.count_nonzero(~there)} of {there.size}")
