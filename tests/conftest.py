@@ -8,6 +8,8 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from jaxgd import program  # noqa: E402
+
 hypothesis.settings.register_profile("jaxgd", deadline=None)  # the first example compiles
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=10_000)
 hypothesis.settings.load_profile("jaxgd")
@@ -21,8 +23,9 @@ def precision(request):
 
 
 @pytest.fixture
-def compiled_in_haste():
-    """Programs that run slowly but compile in half the time, where a test compiles many."""
+def compiled_in_haste(monkeypatch):
+    """Programs that run slowly but compile in half the time, where a test compiles many; no other test gets them."""
+    monkeypatch.setattr(program, "_executables", {})
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
