@@ -34,6 +34,9 @@ _IMPORT_HELP = "Import the code that the config names (function = ...), which ca
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN_HELP, show_default=False)]
+RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN_HELP, show_default=False)]
+Target = Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write it there instead.")]
+Opens = Annotated[bool, typer.Option("--open", help="Open it when done.")]
 _SLOW = 1.0  # seconds from which progress is shown
 _WORTH_KEEPING = 0.1  # seconds of compiling from which a program is kept
 _INTERRUPTED = 130
@@ -416,9 +419,9 @@ def compare(
 @app.command()
 @_refuses
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN_HELP, show_default=False)],
-    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write it there instead.")] = None,
-    open: Annotated[bool, typer.Option("--open", help="Open it when done.")] = False,
+    runs: RunNames,
+    to: Target = None,
+    open: Opens = False,
 ) -> None:
     """Make the report of a run again from its stored results; of several, side by side.
 
@@ -439,11 +442,11 @@ def report(
 @app.command()
 @_refuses
 def animate(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN_HELP, show_default=False)],
-    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write it there instead.")] = None,
-    open: Annotated[bool, typer.Option("--open", help="Open it when done.")] = False,
+    runs: RunNames,
+    to: Target = None,
+    open: Opens = False,
 ) -> None:
-    """Film a run: balls that roll over the cost. Of several, as of a series of zooms, their pictures in turn.
+    """Film a run: balls that roll over the cost. Of several, their pictures in turn.
 
     One GIF that loops: from the stored paths, without descending.
     """
