@@ -152,11 +152,11 @@ def set_aside(run: Prepared) -> Path | None:
 def _carry_out(run: Prepared, progress: Progress, client: Any) -> None:
     folder = store.opened(run.folder, run.plan, run.fingerprint, run.source)
     folder.keep_config(cfg.as_toml(run.config))
-    boxes = folder.unfinished()
-    done = run.plan.lanes - sum(map(_lanes, boxes))
+    boxes = folder.begin()
+    done = run.plan.lanes - sum(map(plans.lanes_of, boxes))
     progress(done, run.plan.lanes)
     for box in _batches(run, folder, boxes, client):
-        done += _lanes(box)
+        done += plans.lanes_of(box)
         progress(done, run.plan.lanes)
     _keep_what_is_drawn(run, folder)
     if run.config.record.params == "best" and not folder.has_best():
@@ -372,7 +372,3 @@ def _number_of_paths(run: Prepared) -> int:
     if run.config.record.paths is None:
         return min(max(run.plan.lanes // 8, 8), 48)
     return run.config.record.paths
-
-
-def _lanes(box: plans.Box) -> int:
-    return math.prod(part.stop - part.start for part in box)
