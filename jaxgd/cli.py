@@ -475,7 +475,10 @@ def animate(
     if len(folders) == 1:
         surface, paths = store.opened_surface(folders[0]), store.opened_paths(folders[0])
         if surface is None or paths is None:
-            raise BadInput(f"{folders[0]}: keeps no paths to film: record.paths is 0, or the run is not finished")
+            raise BadInput(
+                f"{folders[0]}: keeps no paths to film: record.paths is 0, the run is not finished, or its cost calls "
+                "back into Python"
+            )
         film = animation.animated(surface, paths, titles[0])
     else:
         runs_read = [(store.opened_table(folder), store.opened_paths(folder)) for folder in folders]
