@@ -145,11 +145,11 @@ def set_aside(run: Prepared) -> Path | None:
 def _carry_out(run: Prepared, progress: Progress, client: Any) -> None:
     folder = store.opened(run.folder, run.plan, run.fingerprint, run.source)
     folder.keep_config(cfg.as_toml(run.config))
-    boxes = folder.unfinished()
-    done = run.plan.lanes - sum(map(_lanes, boxes))
+    boxes = folder.begin()
+    done = run.plan.lanes - sum(map(plans.lanes_of, boxes))
     progress(done, run.plan.lanes)
     for box in _batches(run, folder, boxes, client):
-        done += _lanes(box)
+        done += plans.lanes_of(box)
         progress(done, run.plan.lanes)
     paths.keep(folder, run.config.record.paths, domain=_domain(run), seed=run.config.seed)
     if run.config.record.params == "best" and not folder.has_best():
@@ -250,7 +250,3 @@ def best_params(plan: plans.Plan, results: "xarray.Dataset", select: str) -> "xa
         inner = tuple(f"{name}.{axis}" for axis in range(values.ndim - 1))
         data[name] = (winner["outcome"].dims + inner, values.reshape(shape + values.shape[1:]))
     return xarray.Dataset(data, winner.coords)
-
-
-def _lanes(box: plans.Box) -> int:
-    return math.prod(part.stop - part.start for part in box)

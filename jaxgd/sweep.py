@@ -92,7 +92,7 @@ def sweep(
         with sole_writer(Path(run)):
             folder = store.opened(run, plan, plans.fingerprint(plan))
             folder.keep_lane(_source(lane))
-            for box, figures in carried_out(plan, folder.unfinished(), executor):
+            for box, figures in carried_out(plan, folder.begin(), executor):
                 folder.keep(box, figures)
             keep(folder, paths)
             folder.finish()

@@ -304,6 +304,14 @@ def test_a_run_that_has_found_nothing_best_has_no_table():
     assert 'class="sortable"' not in html and "none" not in data_of(html)["runs"][0]["axes"]
 
 
+def test_the_manifest_is_told_in_words():
+    session = {"packages": {}, "begun": "2026-01-02T03:04:05+00:00", "lanes": 7}
+    said = dict(report._manifest(MANIFEST | {"resumed": [session]}))
+    assert said["resumed"] == "2026-01-02T03:04:05+00:00, 7 lanes being finished"
+    assert said["packages"] == "jax 1" and said["hashes"].startswith("1 files")
+    assert dict(report._manifest({"resumed": []})) == {"resumed": "–"}
+
+
 def test_over_seeds_the_table_has_medians():
     table = a_table({"x": np.arange(3.0), "seed": np.arange(3)}, DESCENDING, lambda x, seed: 1.0 + x + 10 * (seed == 2))
     (row, *_) = report._run("run0", a_result(table), 1000)["rows"]

@@ -246,6 +246,8 @@ def _manifest(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     for name, value in manifest.items():
         if name == "hashes":
             value = f"{len(value)} files, each with its SHA-256 in manifest.json"
+        elif name == "resumed":
+            value = "; ".join(f"{one['begun']}, {one['lanes']} lanes being finished" for one in value) or None
         elif isinstance(value, dict):
             value = ", ".join(f"{key} {inner}" for key, inner in value.items())
         elif isinstance(value, list):
