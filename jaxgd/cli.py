@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -54,6 +55,7 @@ class Interrupted(Exception):
 def main() -> None:
     """The console command."""
     _keep_programs()
+    warnings.formatwarning = _as_a_message
     sys.exit(answered())
 
 
@@ -117,9 +119,23 @@ def answered(words: list[str] | None = None) -> int:
 
 
 def _complain(text: str) -> None:
+    print(_message(text), file=sys.stderr)
+
+
+def _message(text: str) -> str:
     from jaxgd.ranges import visible
 
-    print(f"jaxgd: {visible(text)}", file=sys.stderr)
+    return f"jaxgd: {visible(text)}"
+
+
+_as_python_does = warnings.formatwarning
+
+
+def _as_a_message(message: Warning | str, kind: type[Warning], file: str, line: int, code: str | None = None) -> str:
+    """A warning of jaxgd's own in one line, as all that it says; another's as Python shows it."""
+    if Path(file).is_relative_to(Path(__file__).parent):
+        return f"{_message(str(message))}\n"
+    return _as_python_does(message, kind, file, line, code)
 
 
 def _said_version(wanted: bool) -> None:
@@ -459,7 +475,10 @@ def animate(
     if len(folders) == 1:
         surface, paths = store.opened_surface(folders[0]), store.opened_paths(folders[0])
         if surface is None or paths is None:
-            raise BadInput(f"{folders[0]}: keeps no paths to film: record.paths is 0, or the run is not finished")
+            raise BadInput(
+                f"{folders[0]}: keeps no paths to film: record.paths is 0, the run is not finished, or its cost calls "
+                "back into Python"
+            )
         film = animation.animated(surface, paths, titles[0])
     else:
         runs_read = [(store.opened_table(folder), store.opened_paths(folder)) for folder in folders]

@@ -20,9 +20,10 @@ import itertools
 import json
 import os
 import shutil
+import warnings
 from asyncio import to_thread
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ from zarr.storage import LocalStore
 from jaxgd import manifest, table
 from jaxgd.files import StoreError, flush, flush_folders, hashed, now, sweep_partial, write_bytes, write_text
 from jaxgd.manifest import check_intact, is_intact, read_manifest
-from jaxgd.plan import Box, Plan
+from jaxgd.plan import Box, Plan, lanes_of
 from jaxgd.ranges import visible
 
 if TYPE_CHECKING:
@@ -62,6 +63,24 @@ class Folder:
     plan: Plan
     group: zarr.Group
     done: np.ndarray  # the ledger, batch by batch
+    source: Path | None = None  # of a run that was there already: the repository whose commit the manifest notes
+
+    def begin(self) -> list[Box]:
+        """The boxes that have still to be carried out; that a run goes on with them is noted in its manifest.
+
+        Warns if it was begun by other versions or on other devices, for they round otherwise.
+        """
+        boxes = self.unfinished()
+        if boxes and self.source is not None:
+            finished = self.plan.lanes - sum(map(lanes_of, boxes))
+            if others := manifest.note_session(self.path, self.source, finished):
+                warnings.warn(
+                    f"{self.path} goes on with other versions than it began with: {finished} of its {self.plan.lanes} "
+                    f"lanes are of {', '.join(others)}; they are kept, and the rest may be rounded otherwise, which "
+                    "tells where an edge is near; --fresh, or another folder, makes all of them alike",
+                    stacklevel=2,
+                )
+        return boxes
 
     def unfinished(self) -> list[Box]:
         """The boxes that have still to be carried out."""
@@ -170,14 +189,14 @@ def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path =
     """
     path, known_as = Path(path).absolute(), hashed(fingerprint.encode())
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        if read_manifest(path)["fingerprint"] != known_as:
-            raise StoreError(f"{path} holds another run: its cost, axes or settings differ; name another folder")
+        if (known := read_manifest(path))["fingerprint"] != known_as:
+            raise StoreError(f"{path} holds another run: {_differs(known)}; name another folder")
         check_intact(path, _RESULTS)
         sweep_partial(path)
         for part in _DERIVED:
             if not is_intact(path, part):
                 shutil.rmtree(path / part, ignore_errors=True)  # made anew from the results
-        return _open(path, plan)
+        return replace(_open(path, plan), source=source)
     _check_names([*table.coordinates(plan), *table.variables(plan)])
     beside = path.with_name(f".{path.name}.partial")  # whoever finds the folder finds it whole
     shutil.rmtree(beside, ignore_errors=True)
@@ -191,6 +210,13 @@ def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path =
     beside.replace(path)
     flush(path.parent)
     return _open(path, plan)
+
+
+def _differs(known: dict[str, Any]) -> str:
+    """What makes another run of it."""
+    others = manifest.differences([known], manifest.session(Path()))
+    versions = f", or the same ones read otherwise by {', '.join(others)}" if others else ""
+    return f"its cost, axes or settings differ{versions}"
 
 
 def set_aside(path: Path) -> Path | None:

@@ -86,7 +86,7 @@ def sweep(
 
         with sole_writer(Path(run)):
             folder = store.opened(run, plan, plans.fingerprint(plan))
-            for box, figures in carried_out(plan, folder.unfinished(), executor):
+            for box, figures in carried_out(plan, folder.begin(), executor):
                 folder.keep(box, figures)
             return folder.table()
     return in_memory(plan, executor)

@@ -115,6 +115,14 @@ def test_odd_runs_say_what_happened(name):
     assert said in Reader(html).text
 
 
+def test_a_run_without_a_surface_says_why():
+    table = a_table({"x": np.arange(5.0)}, CONVERGED, 1.0)
+    some = some_paths(table, [(0,)], [3.0, 2.0])
+    for finished, said in ((None, False), ("today", True)):
+        text = Reader(report.page([a_result(table, some, finished=finished)])).text
+        assert ("There is no cost surface: the cost calls back into Python" in text) == said
+
+
 def test_absent_lanes_are_no_unfinished_ones():
     table = a_table({"x": np.arange(5.0)}, lambda x: np.where(x < 3, CONVERGED, PENDING), 1.0)
     assert "stand for nothing, because some optimizers have fewer trials" in " ".join(

@@ -173,6 +173,7 @@ def _run(known_as: str, result: Result, lanes: int) -> dict[str, Any]:
         "axes": [axis | {"count": len(axis["index"])} for axis in data["axes"]],
         "maps": sum(axis["kind"] == "scale" and len(axis["index"]) > 1 for axis in data["axes"]),
         "paths": 0 if result.paths is None else result.paths.sizes["path"],
+        "calls_back": finished and result.surface is None,  # every other finished run has one
         "records": len(data["paths"]["epochs"]) if data["paths"] else 0,
         "columns": columns,
         "rows": [_row(table, columns, place, data["axes"]) for place in places],
