@@ -63,12 +63,6 @@ class History(NamedTuple):
     gradient_norm: Float[Array, " record"]
     metrics: dict[str, Num[Array, "record ..."]]
 
-    def _repr_png_(self) -> bytes | None:
-        """Its curves, when a notebook asks to see it; several in one array have no picture."""
-        from jaxgd.show.notebook import png  # a room above, and matplotlib with it: not before it is asked for
-
-        return png(self) if np.ndim(self.cost) == 1 else None
-
 
 def descend(
     cost: Callable[..., Float[Array, ""]],
