@@ -38,6 +38,7 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN_HELP, show_defa
 RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN_HELP, show_default=False)]
 Target = Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write it there instead.")]
 Opens = Annotated[bool, typer.Option("--open", help="Open it when done.")]
+_KINDS = "png|svg|pdf"
 _SLOW = 1.0  # seconds from which progress is shown
 _WORTH_KEEPING = 0.1  # seconds of compiling from which a program is kept
 _INTERRUPTED = 130
@@ -192,7 +193,7 @@ def run(
     set: Settings = None,
     open: Annotated[bool, typer.Option("--open", help="Open the report when done.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help=_FRESH_HELP)] = False,
-    figures: Annotated[str, typer.Option(metavar="png|svg|pdf", help="What kind of files the pictures are.")] = "png",
+    figures: Annotated[str, typer.Option(metavar=_KINDS, help="What kind of files the pictures are.")] = "png",
     cluster: Annotated[str | None, typer.Option(metavar="ADDRESS", help=_CLUSTER_HELP)] = None,
 ) -> None:
     """Carry out a config, and show what came of it.
@@ -202,23 +203,22 @@ def run(
     """
     from jaxgd import run as runs
     from jaxgd import store
+    from jaxgd.show import gallery, tables
     from jaxgd.show import report as reports
-    from jaxgd.show import tables
 
-    if figures not in (kinds := ("png", "svg", "pdf")):
-        raise BadInput(f"--figures {figures}: can be {', '.join(kinds)}")
+    _check_kind(figures)
     began = time.perf_counter()
     prepared = runs.prepared(config, set or ())
     if fresh and (earlier := runs.set_aside(prepared)):
         _console(stderr=True).print(f"the earlier run is kept as {_plain(earlier)}", soft_wrap=True)
     _carry_out(prepared, cluster)
-    table, paths = store.opened_table(prepared.folder).load(), store.opened_paths(prepared.folder)
+    table = store.opened_table(prepared.folder).load()
     if prepared.plan.lanes == 1:
-        for line in tables.epoch_lines(paths):
+        for line in tables.epoch_lines(store.opened_paths(prepared.folder)):
             print(line)
         print()
     title = prepared.config.title or config.stem
-    pictures = _pictures(prepared.folder, table, paths, title, figures)
+    pictures = gallery.of_run(prepared.folder, title, figures)
     page = reports.write([prepared.folder])
     out = _console()
     lanes = f"{prepared.plan.lanes:,}".replace(",", " ")
@@ -341,13 +341,14 @@ def best(
     from jaxgd.show.tables import setting, spread, vector
 
     folder = runs.resolved(run)
-    config, table = runs.config_of(folder), store.opened_table(folder).load()
+    table = store.opened_table(folder).load()
+    select = tables.selected_by(table)
     try:
-        winner = tables.best(table, config.run.select)
+        winner = tables.best(table, select)
     except ValueError as error:
         raise BadInput(f"{folder}: {error}") from error
     if toml:
-        print(cfg.as_toml(lane.at(config, winner)), end="")
+        print(cfg.as_toml(lane.at(runs.config_of(folder), winner)), end="")
         return
     print(setting(winner))
     for name in (metric for metric in tables.METRICS if metric in winner):
@@ -362,9 +363,9 @@ def best(
         if str(name).split(".")[0] == "params" and not winner["outcome"].ndim:  # of several seeds, none is the one
             print(f"{visible(name):14s} {vector(params[name].values)}")
     for name, rows in tables.by_name(table).items():
-        if words := rate_words(rows, config.run.select, factor):
+        if words := rate_words(rows, select, factor):
             print("\n" + "\n".join([*([f"{name}:"] if name else []), *words]))
-        if rates := rate_table(rows, config.run.select, factor):
+        if rates := rate_table(rows, select, factor):
             _console().print(rates)
 
 
@@ -412,17 +413,17 @@ def compare(
     from jaxgd import store
     from jaxgd.config import near
     from jaxgd.show import comparison
+    from jaxgd.table import selected_by
 
     folder = runs.resolved(run)
-    config, table = runs.config_of(folder), store.opened_table(folder).load()
-    by = by or config.run.select
+    table, title = store.opened_table(folder).load(), runs.title_of(folder)
+    by = by or selected_by(table)
     if by not in (known := comparing.figures(table)):
         raise BadInput(f"--by {by}: can compare costs and accuracies only{near(by, known)}")
     contenders = comparing.compared(table, by, factor)
     if latex:
         print(comparison.latex(contenders, by, factor))
         return
-    title = config.title or folder.name
     out = _console(width=200)  # a table that is cut short compares nothing: let the terminal wrap it
     out.print(f"[bold]{_plain(title)}[/]\n")
     out.print(comparison.words(contenders, by, factor))
@@ -437,17 +438,25 @@ def compare(
 def report(
     runs: RunNames,
     to: Target = None,
+    figures: Annotated[str | None, typer.Option(metavar=_KINDS, help="Draw the pictures again, as such files.")] = None,
     open: Opens = False,
 ) -> None:
     """Make the report of a run again from its stored results; of several, side by side.
 
-    One HTML file that holds all it shows: send it on, open it anywhere.
+    One HTML file that holds all it shows: send it on, open it anywhere. And its pictures, where a run
+    has none yet: one that was made in Python, say.
     """
-    from jaxgd.run import resolved
+    from jaxgd.run import resolved, title_of
+    from jaxgd.show import gallery
     from jaxgd.show import report as reports
 
+    _check_kind(figures)
+    folders = [resolved(name) for name in runs]
     try:
-        page = reports.write([resolved(name) for name in runs], to)
+        for folder in folders:
+            if figures or not gallery.has_figures(folder):
+                gallery.of_run(folder, title_of(folder), figures or "png")
+        page = reports.write(folders, to)
     except OSError as error:
         raise BadInput(f"{error.filename or to}: can't be written: {error.strerror}") from error
     print(page)
@@ -467,11 +476,11 @@ def animate(
     One GIF that loops: from the stored paths, without descending.
     """
     from jaxgd import store
-    from jaxgd.run import config_of, resolved
+    from jaxgd.run import resolved, title_of
     from jaxgd.show import animation, plots
 
     folders = [resolved(name) for name in runs]
-    titles = [config_of(folder).title or folder.name for folder in folders]
+    titles = [title_of(folder) for folder in folders]
     if len(folders) == 1:
         surface, paths = store.opened_surface(folders[0]), store.opened_paths(folders[0])
         if surface is None or paths is None:
@@ -524,12 +533,9 @@ def _others(pictures: list[Path]) -> str:
     return f"  (beside it: {', '.join(path.stem for path in pictures[1:])})" if pictures[1:] else ""
 
 
-def _pictures(folder: Path, table: Any, paths: Any, title: str, kind: str) -> list[Path]:
-    from jaxgd import store
-    from jaxgd.show import gallery
-
-    figures = gallery.fitting(table, paths, store.opened_surface(folder), title)
-    return gallery.written(folder / "figures", figures, kind)
+def _check_kind(figures: str | None) -> None:
+    if figures not in (None, *(kinds := _KINDS.split("|"))):
+        raise BadInput(f"--figures {figures}: can be {', '.join(kinds)}")
 
 
 def _console(stderr: bool = False, width: int | None = None) -> Any:

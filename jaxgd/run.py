@@ -195,8 +195,22 @@ def resolved(name: str, runs: Path = RUNS) -> Path:
 
 
 def config_of(folder: Path) -> Config:
-    """The config that a run folder was made from."""
-    return cfg.read(store.config_file(folder))
+    """The config that a run folder was made from.
+
+    Raises:
+      ConfigError: it was made from none.
+      StoreError: the folder is damaged.
+    """
+    file = store.config_file(folder)
+    if file is None:
+        raise ConfigError(f"{folder} has no config: it was made in Python, by jaxgd.sweep")
+    return cfg.read(file)
+
+
+def title_of(folder: Path) -> str:
+    """What a run is called: as its config says, or as its folder."""
+    file = store.config_file(folder)
+    return (file and cfg.read(file).title) or folder.resolve().name
 
 
 def replay(folder: str | Path, **setting: Any) -> History:

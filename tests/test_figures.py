@@ -189,7 +189,7 @@ def test_outcomes_differ_in_grey():
     assert np.diff(light).min() > 0.03 and len(set(style.MARKS.values())) == len(OUTCOMES)
 
 
-@pytest.mark.parametrize("kind", gallery.FORMATS)
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_files_of_every_kind(kind, tmp_path):
     table, paths = CASES["rates"]
     figures = {"overview": lambda: plots.overview(table, paths, "one")}

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from jaxgd import store
 from jaxgd.show import atlas, plots, terrain
 from jaxgd.show.tables import is_axis
 
 if TYPE_CHECKING:
     import xarray
 
-FORMATS = ("png", "svg", "pdf")
+_FOLDER = "figures"
 
 
 def fitting(
@@ -42,8 +43,26 @@ def fitting(
     return found
 
 
+def of_run(folder: Path, title: str, kind: str = "png") -> list[Path]:
+    """Draws what a run folder holds into its figures/; returns the files, the overview first.
+
+    Args:
+      folder, title: of the run.
+      kind: png, svg or pdf.
+
+    Raises:
+      StoreError: the folder is no run's, or is damaged.
+    """
+    table, paths, surface = store.opened_table(folder), store.opened_paths(folder), store.opened_surface(folder)
+    return written(folder / _FOLDER, fitting(table.load(), paths, surface, title), kind)
+
+
+def has_figures(folder: Path) -> bool:
+    return any((folder / _FOLDER).glob("overview.*"))
+
+
 def written(folder: Path, figures: dict[str, Callable[[], Figure]], kind: str = "png") -> list[Path]:
-    """Draws figures into a folder, in one of `FORMATS`, and returns their files."""
+    """Draws figures into a folder, as files of one kind, and returns these."""
     folder.mkdir(exist_ok=True)
     files = []
     for name, draw in figures.items():
