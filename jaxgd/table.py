@@ -31,7 +31,7 @@ class Variable(NamedTuple):
 def variables(plan: Plan) -> dict[str, Variable]:
     """The variables over the grid, by name."""
     grid = tuple(dimension.name for dimension in plan.dimensions)
-    real = np.dtype(jax.tree.leaves(plan.outline["params"])[0].dtype) if plan.x64 else np.dtype(np.float32)
+    real = np.result_type(np.float32, *(leaf.dtype for leaf in jax.tree.leaves(plan.outline["params"])))
     described = {}
     for name, meaning in FIGURES.items():
         dtype, fill = (np.dtype(np.int32), NEVER) if name in COUNTS else (real, np.nan)

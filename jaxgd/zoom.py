@@ -164,7 +164,7 @@ def _owners(config: Config, axis: Axis, finer: list[Axis]) -> list[str | None]:
 
 
 def _of(axis: Axis, owner: str | None) -> Axis:
-    return axis if owner is None else replace(axis, key=f"optimizers.{owner}.{axis.path[-1]}")
+    return axis if owner in (None, axis.optimizer) else replace(axis, key=f"optimizers.{owner}.{axis.hyperparameter}")
 
 
 def narrower(axis: Axis, middle: float, factor: float) -> Axis:
