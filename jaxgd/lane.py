@@ -67,7 +67,7 @@ def planned(config: Config, where: str, folder: Path) -> plans.Plan:
         except (Exception, SystemExit) as error:
             if not (place := _place(error, folder)):
                 raise
-            raise ConfigError(f"{where}: {place}{type(error).__name__}: {error}") from error
+            raise ConfigError(f"{where}: {place}{type(error).__name__}{f': {error}' if str(error) else ''}") from error
     return plan
 
 

@@ -1,6 +1,7 @@
 """The run folder: labelled arrays, a manifest, and the ledger of what is finished.
 
     run.toml         the config as it was understood, every default filled in
+    lane.py          in its place, of a sweep made in Python: its lane function as it was written
     manifest.json    layout, fingerprint, packages, devices, commit, times, hashes
     results.zarr     an xarray.Dataset, one chunk-aligned box of the grid per batch
     surface.zarr     the cost over a grid of its params, or over a slice through them
@@ -43,7 +44,7 @@ from jaxgd.ranges import visible
 if TYPE_CHECKING:
     import xarray
 
-_RESULTS, _CONFIG = "results.zarr", "run.toml"
+_RESULTS, _CONFIG, _LANE = "results.zarr", "run.toml", "lane.py"
 _PATHS, _BEST, _LIMITS, _SURFACE = "paths.zarr", "best.zarr", "limits.zarr", "surface.zarr"
 _DERIVED = (_PATHS, _BEST, _LIMITS, _SURFACE)
 _LEDGER = "done"
@@ -113,10 +114,17 @@ class Folder:
 
     def keep_config(self, text: str) -> None:
         """Writes run.toml."""
-        path = self.path / _CONFIG
-        if not (path.is_file() and path.read_text("utf-8") == text and is_intact(self.path, _CONFIG)):
+        self._keep_text(_CONFIG, text)
+
+    def keep_lane(self, text: str) -> None:
+        """Writes lane.py."""
+        self._keep_text(_LANE, text)
+
+    def _keep_text(self, name: str, text: str) -> None:
+        path = self.path / name
+        if not (path.is_file() and path.read_text("utf-8") == text and is_intact(self.path, name)):
             write_text(path, text)
-            manifest.note_hashes(self.path, _CONFIG)
+            manifest.note_hashes(self.path, name)
 
     def has_paths(self) -> bool:
         return self._has(_PATHS)
@@ -327,14 +335,29 @@ def _opened_part(path: Path, part: str) -> "xarray.Dataset | None":
     return _opened(path / part).load()
 
 
-def config_file(path: Path) -> Path:
-    """The run.toml of a run folder.
+def config_file(path: Path) -> Path | None:
+    """The run.toml of a run folder; None if it has none, for it was made in Python.
 
     Raises:
       StoreError: it is damaged, or was changed by hand.
     """
-    check_intact(path, _CONFIG)
-    return path / _CONFIG
+    return _text_file(path, _CONFIG)
+
+
+def lane_file(path: Path) -> Path | None:
+    """The lane.py of a run folder; None if it was made from a config, or the lane's source could not be read.
+
+    Raises:
+      StoreError: it is damaged, or was changed by hand.
+    """
+    return _text_file(path, _LANE)
+
+
+def _text_file(path: Path, name: str) -> Path | None:
+    if name not in read_manifest(path)["hashes"] and not (path / name).exists():
+        return None
+    check_intact(path, name)
+    return path / name
 
 
 def _lay_out(path: Path, plan: Plan) -> None:
