@@ -443,6 +443,18 @@ def test_how_much_the_learning_rate_matters():
     assert rate_lines(a_table({"learning_rate": [1.0, 2.0]}, DIVERGED, np.nan)) == ["no rate works: all diverged"]
     assert rate_lines(a_table({"learning_rate": [1.0, 2.0]}, PENDING, np.nan)) == ["no rate works: none has run"]
     assert rate_lines(a_table({"momentum": [0.0, 0.5]}, CONVERGED, 1.0)) == []
+
+
+def test_with_a_target_rates_go_by_how_soon_they_meet_it():
+    table = a_table({"learning_rate": [1.0, 2.0, 3.0]}, CONVERGED, [3.0, 1.0, 2.0]).assign_attrs(target=3.0)
+    assert "none met the target; by final cost:" in rate_lines(table, "target_epoch")
+    met = table.assign(target_epoch=("learning_rate", [20.0, 20.0, 90.0]))
+    assert rate_lines(met, "target_epoch")[:2] == [
+        "within a factor of 2: 1 … 2, a span of 2",
+        "2 do exactly as well; this ended lowest",
+    ]
+    assert any("learning_rate = 2" in line for line in words(met, "target_epoch"))
+    assert any("target met in epoch 20, final cost 1" in line for line in words(met, "target_epoch"))
     assert rate_lines(a_table({"learning_rate": [0.1]}, CONVERGED, 1.0)) == []
 
 
