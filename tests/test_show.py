@@ -140,6 +140,20 @@ def test_two_axes_speak_of_somewhere_and_of_a_span():
     assert f"best     momentum = 0, learning_rate = {RATES[0]:.6g}" in said  # in the order of the axes
 
 
+def test_where_all_values_diverge_there_is_no_edge_along_them():
+    """The largest rate diverges whatever the momentum, which says nothing of where an edge along momentum lies."""
+    axes = {"momentum": [0.0, 0.5, 0.9], "learning_rate": [0.5, 1.0, 1.5, 2.5]}
+
+    def outcome(momentum, learning_rate):  # by their place along each axis
+        return np.where((learning_rate == 3) | (learning_rate > 1 + momentum), DIVERGED, CONVERGED)
+
+    said = words(a_table(axes, outcome, 1.0))
+    assert "edge     momentum       converges somewhere at 0 … 0.9" in said
+    assert "                        diverges at every value for 1 of 4 learning_rate" in said
+    assert "                        diverges from 1.5 … 2.5 on" in said
+    assert not any("from 0 " in line for line in said)
+
+
 def test_over_starts_it_says_lowest():
     starts = a_table({"x": np.linspace(-1, 1, 5)}, CONVERGED, 0.0, start_cost=lambda x: (x - 2.0) ** 2)
     said = words(starts)

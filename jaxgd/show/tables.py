@@ -206,9 +206,12 @@ def edge_words(table: "xarray.Dataset", along: str) -> list[str]:
         first, last = np.flatnonzero(somewhere)[[0, -1]]
         said = [f"converges {'somewhere ' if edge.dims else ''}at {_span(values[first], values[last])}"]
         said += [] if edge.dims or somewhere[first : last + 1].all() else ["with gaps"]
-    unstable = edge["unstable"].values
-    if np.isfinite(unstable).any():
-        said.append(f"diverges from {_span(np.nanmin(unstable), np.nanmax(unstable))} on")
+    unstable, gone = edge["unstable"].values, np.isnan(edge["stable"].values) & np.isfinite(edge["unstable"].values)
+    if (begins := np.isfinite(unstable) & ~gone).any():
+        said.append(f"diverges from {_span(unstable[begins].min(), unstable[begins].max())} on")
+    if gone.any():
+        where = f" for {thousands(gone.sum())} of {thousands(gone.size)} {' × '.join(edge.dims)}" if edge.dims else ""
+        said.append(f"diverges at every value{where}")
     return said + _limit_words(table, along)
 
 
