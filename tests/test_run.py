@@ -13,7 +13,8 @@ import xarray
 from rich.console import Console
 
 import jaxgd
-from jaxgd import cli, config, paths, run, store, workers
+from jaxgd import config, paths, run, store, workers
+from jaxgd.cli import carrying
 from jaxgd.config import ConfigError
 from jaxgd.outcome import DIVERGED
 from jaxgd.plan import Plan
@@ -344,10 +345,10 @@ def test_a_word_finds_its_run(tmp_path):
 def progress_of(monkeypatch, tmp_path, *, terminal, slow, seconds=0.3):
     """What the command writes to the terminal while a run of so many seconds goes on, in one silent step."""
     out = io.StringIO()
-    monkeypatch.setattr(cli, "_SLOW", slow)
-    monkeypatch.setattr(cli, "_console", lambda stderr: Console(file=out, force_terminal=terminal, width=80))
+    monkeypatch.setattr(carrying, "_SLOW", slow)
+    monkeypatch.setattr(carrying, "console", lambda stderr: Console(file=out, force_terminal=terminal, width=80))
     monkeypatch.setattr(run, "carry_out", lambda prepared, progress, cluster: (progress(64, 300), time.sleep(seconds)))
-    cli._carry_out(run.prepared(a_file(tmp_path, SWEEP), runs=tmp_path))
+    carrying._carry_out(run.prepared(a_file(tmp_path, SWEEP), runs=tmp_path))
     return out.getvalue()
 
 

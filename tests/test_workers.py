@@ -157,8 +157,8 @@ def test_large_data_closed_over_by_fresh_functions_compile_nothing_and_are_not_c
 # What the command keeps on the disk.
 
 KEPT = """
-    from jaxgd import cli
-    cli._keep_programs()
+    from jaxgd.cli.kept import keep_programs
+    keep_programs()
     import jax, numpy as np, optax, jaxgd
     hits = []
     jax.monitoring.register_event_listener(lambda event, **_: event.endswith("/cache_hits") and hits.append(event))
