@@ -164,10 +164,14 @@ def test_a_rate_for_each_layer_of_all_optimizers():
 
 def test_words_and_sizes_have_a_program_each():
     table = carried(
-        SPIRAL, "sweep.cost.network.activation={values=['tanh', 'relu']}", "sweep.data.batch_size={values=[5, 30]}"
+        SPIRAL,
+        "sweep.cost.network.activation={values=['tanh', 'relu']}",
+        "sweep.data.batch_size={values=[5, 30]}",
+        "sweep.paired=[['cost.network.activation', 'data.batch_size']]",
     )
-    assert table["outcome"].dims == ("activation", "batch_size")
-    assert len(np.unique(table["final_cost"])) == 4
+    assert table["outcome"].dims == ("activation",) and table["batch_size"].dims == ("activation",)
+    relu_alone = carried(SPIRAL, "cost.network.activation=relu", "data.batch_size=30")
+    assert table["final_cost"].values[0] != table["final_cost"].values[1] == relu_alone["final_cost"].item()
 
 
 def test_a_cost_of_one_s_own_takes_data():

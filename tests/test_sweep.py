@@ -2,15 +2,13 @@
 
 import functools
 import inspect
-import subprocess
-import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from processes import said
 
 import jaxgd
 from jaxgd import program
@@ -250,11 +248,7 @@ SEVERAL_DEVICES = """
 
 
 def test_several_devices_give_the_same_bits():
-    def output(devices):
-        command = [sys.executable, "-c", textwrap.dedent(SEVERAL_DEVICES), str(devices)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    assert output(1) == output(3) != ""
+    assert said(SEVERAL_DEVICES, 1) == said(SEVERAL_DEVICES, 3) != ""
 
 
 def test_one_program_for_the_same_lane_whatever_the_function_the_limits_and_the_values():
