@@ -99,7 +99,7 @@ def zoom(
     open: Annotated[bool, typer.Option("--open", help="Open the report, or the film, when done.")] = False,
     cluster: Cluster = None,
 ) -> None:
-    """Look more closely at a run: finer axes around its best or its edge.
+    """Look more closely at a run, around its best or around its edge.
 
     Its config is made a finer one, and run: every range becomes narrower and keeps its number of points;
     seeds and lists of values stay. The finer run has a folder of its own, which can be looked at more
