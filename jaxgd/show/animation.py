@@ -22,6 +22,7 @@ from jaxgd.outcome import CONVERGED, DIVERGED, OUTCOMES
 from jaxgd.show.relief import relief
 from jaxgd.show.style import COLOURS, LINES, RC
 from jaxgd.show.tables import setting
+from jaxgd.show.terrain import named_by, ranked, representative
 
 if TYPE_CHECKING:
     import xarray
@@ -85,7 +86,7 @@ def panels(surface: "xarray.Dataset", paths: "xarray.Dataset") -> list[Panel]:
     seen = [int(row) for row in np.flatnonzero(np.isfinite(at).all(axis=2).any(axis=1))]
     if not seen:
         raise ValueError("there is no ball to show: no path has a finite record")
-    if "optimizer" in paths.coords and len(set(paths["optimizer"].values.tolist())) > 1:
+    if named_by(paths.isel(path=seen)):
         return [_race(paths, seen)]
     starts = np.unique(at[seen, 0].round(12), axis=0)
     if len(starts) > 2:
@@ -94,20 +95,10 @@ def panels(surface: "xarray.Dataset", paths: "xarray.Dataset") -> list[Panel]:
 
 
 def _race(paths: "xarray.Dataset", seen: list[int]) -> Panel:
-    """The best path of each optimizer."""
-    best: dict[str, int] = {}
-    for row in sorted(seen, key=lambda row: _rank(paths, row)):
-        best.setdefault(str(paths["optimizer"].values[row]), row)
-    names = list(best)[:_MOST_RACERS]
-    said = [setting(paths.isel(path=best[name]).drop_vars("epoch")).removeprefix("optimizer = ") for name in names]
-    return Panel("", [best[name] for name in names], said)
-
-
-def _rank(paths: "xarray.Dataset", row: int) -> tuple[bool, float, int]:
-    """Lower for a better path: lower in the end, or as low and sooner there."""
-    cost = paths["cost"].values[row]
-    ended = np.flatnonzero(np.isfinite(cost))
-    return bool(paths["outcome"].values[row] == DIVERGED), float(cost[ended[-1]]) if ended.size else np.inf, ended.size
+    """The best path of each name, an optimizer's, say."""
+    best = [seen[place] for place in representative(paths.isel(path=seen), _MOST_RACERS)]
+    said = [setting(paths.isel(path=row).drop_vars("epoch")).removeprefix("optimizer = ") for row in best]
+    return Panel("", best, said)
 
 
 def _contrasting(paths: "xarray.Dataset", seen: list[int]) -> list[int]:
@@ -116,8 +107,7 @@ def _contrasting(paths: "xarray.Dataset", seen: list[int]) -> list[int]:
     arrived = sorted((row for row in seen if outcomes[row] == CONVERGED), key=lambda row: length[row])
     away = sorted((row for row in seen if outcomes[row] == DIVERGED), key=lambda row: length[row])
     chosen = arrived[len(arrived) // 2 :][:1] + away[-1:]
-    others = [row for row in sorted(seen, key=lambda row: _rank(paths, row)) if row not in chosen]
-    return chosen or others[:1]
+    return chosen or [int(row) for row in ranked(paths) if row in seen][:1]
 
 
 def _said(paths: "xarray.Dataset", row: int) -> str:

@@ -163,7 +163,7 @@ def balls_of(surface: "xarray.Dataset", paths: "xarray.Dataset | None", count: i
     if paths is None:
         return []
     places = projected(surface, paths)
-    chosen, names = representative(paths, count), _named(paths)
+    chosen, names = representative(paths, count), named_by(paths)
     balls = []
     for row, place in enumerate(chosen):
         end = OUTCOMES[int(paths["outcome"].values[place])]
@@ -192,7 +192,7 @@ def _within_sight(surface: "xarray.Dataset", positions: np.ndarray, end: str) ->
 
 
 def _starts_vary(surface: "xarray.Dataset", paths: "xarray.Dataset | None") -> bool:
-    if paths is None or _named(paths):
+    if paths is None or named_by(paths):
         return False
     starts = projected(surface, paths)[:, 0]
     return len(np.unique(starts[np.isfinite(starts).all(axis=1)], axis=0)) > 2
@@ -201,9 +201,8 @@ def _starts_vary(surface: "xarray.Dataset", paths: "xarray.Dataset | None") -> b
 def representative(paths: "xarray.Dataset", count: int) -> list[int]:
     """The best path of each name; or the best, then by turns some of each outcome, spread, of those that ran away the
     slowest."""
-    codes, costs = paths["outcome"].values, last_costs(paths)
-    order = np.lexsort((costs, codes == DIVERGED))
-    if name := _named(paths):
+    codes, order = paths["outcome"].values, ranked(paths)
+    if name := named_by(paths):
         names = paths[name].values
         return sorted({str(names[place]): int(place) for place in order[::-1]}.values())[:count]
     if len(codes) <= count:
@@ -214,6 +213,12 @@ def representative(paths: "xarray.Dataset", count: int) -> list[int]:
     spread = [queue[np.linspace(0, len(queue) - 1, share + 2).round().astype(int)[1:-1]] for queue in queues]
     turns = [int(queue[turn]) for turn in range(share) for queue in spread]
     return sorted(list(dict.fromkeys([int(order[0]), *turns]))[:count])
+
+
+def ranked(paths: "xarray.Dataset") -> np.ndarray:
+    """All paths, the best first: what ran away last, else the lowest in the end, and of equals who was there first."""
+    records = np.isfinite(paths["cost"].values).sum(axis=1)
+    return np.lexsort((records, last_costs(paths), paths["outcome"].values == DIVERGED))
 
 
 def last_costs(paths: "xarray.Dataset") -> np.ndarray:
@@ -236,7 +241,7 @@ def words(paths: "xarray.Dataset", place: int, among: list[int]) -> str:
     return ", ".join(said[:3])
 
 
-def _named(paths: "xarray.Dataset | None") -> str | None:
+def named_by(paths: "xarray.Dataset | None") -> str | None:
     """The coordinate that names paths (an optimizer, say), if they differ in it."""
     if paths is None:
         return None
