@@ -52,6 +52,7 @@ def excerpt(
         "labels": _labels(part),
         "figures": figures,
         "height": {key: part["height"].attrs[key] for key in ("label", "log", "top", "least")},
+        "limit": _limit(part),
         "known_minima": part["minimum"].attrs.get("known_minima"),
         "minimum": table.attrs.get("minimum"),
         "place": [int(np.argmin(abs(places - first.get(name, 0)))) for name, places in kept.items()],
@@ -115,6 +116,15 @@ def _labels(table: "xarray.Dataset") -> dict[str, Any]:
             values = _array(label.values.astype(float)) if numeric else [str(v) for v in label.values.ravel()]
         found[str(name)] = {"dims": along, "values": values}
     return found
+
+
+def _limit(table: "xarray.Dataset") -> dict[str, Any] | None:
+    """Up to which learning rate theory calls the rule stable, over the axes on which that depends."""
+    limit = table.get("known_limit")
+    if limit is None or not np.isfinite(limit).any():
+        return None
+    dims = [str(d) for d in limit.dims]
+    return {"along": limit.attrs["along"], "dims": dims, "values": _array(limit.values.astype(float))}
 
 
 def _figure(table: "xarray.Dataset", name: str) -> np.ndarray:

@@ -181,9 +181,11 @@ class Ball {
         away ||= trail.x.at(-1) === null;
       }
     }
-    const evens = balls.map((_, i) => 2 * i), odds = balls.map((_, i) => 2 * i + 1);
-    if (path) Plotly.update(this.curve, curves, { "xaxis.range": [0, this.settled(balls)] }, evens);
-    Plotly.restyle(this.curve, marks, odds);
+    const odds = balls.map((_, i) => 2 * i + 1);
+    if (path) {
+      const both = (key) => curves[key].flatMap((curve, i) => [curve, marks[key][i]]); // each ball's trace follows its curve's
+      Plotly.update(this.curve, { x: both("x"), y: both("y") }, { "xaxis.range": [0, this.settled(balls)] });
+    } else Plotly.restyle(this.curve, marks, odds);
     if (this.surface) this.drawOnSurface(trails, heads, balls.length);
     this.say(place, record, balls, away);
   }
