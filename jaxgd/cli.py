@@ -31,6 +31,7 @@ _RUN_HELP = "A run folder, its config, or the beginning of its name."
 _CLUSTER_HELP = "Let the workers of a running Dask scheduler do it: its address, or the file that it wrote."
 _FRESH_HELP = "Begin anew; an earlier run of the same config is kept under another name."
 _AT_HELP = "Which lane: a value along each axis, as in learning_rate=1.2; the nearest there is counts."
+_AROUND_HELP = "Around the best setting; or around the edge of divergence, where it lies nearest to that."
 _IMPORT_HELP = "Import the code that the config names (function = ...), which carries it out, and check it too."
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)]
@@ -202,34 +203,13 @@ def run(
     config left off, and repeats nothing.
     """
     from jaxgd import run as runs
-    from jaxgd import store
-    from jaxgd.show import gallery, tables
-    from jaxgd.show import report as reports
 
     _check_kind(figures)
     began = time.perf_counter()
     prepared = runs.prepared(config, set or ())
     if fresh and (earlier := runs.set_aside(prepared)):
         _console(stderr=True).print(f"the earlier run is kept as {_plain(earlier)}", soft_wrap=True)
-    _carry_out(prepared, cluster)
-    table = store.opened_table(prepared.folder).load()
-    if prepared.plan.lanes == 1:
-        for line in tables.epoch_lines(store.opened_paths(prepared.folder)):
-            print(line)
-        print()
-    title = prepared.config.title or config.stem
-    pictures = gallery.of_run(prepared.folder, title, figures)
-    page = reports.write([prepared.folder])
-    out = _console()
-    lanes = f"{prepared.plan.lanes:,}".replace(",", " ")
-    out.print(f"[bold]{_plain(title)}[/]")
-    took = f"{time.perf_counter() - began:.1f} s"
-    out.print(f"{lanes} lane{'s' * (prepared.plan.lanes > 1)}, up to {prepared.plan.epochs} epochs, {took}\n")
-    out.print(tables.closing(table, prepared.config.run.select))
-    picture = f"{pictures[0]}{_others(pictures)}"
-    for label, path in (("results", prepared.folder), ("picture", picture), ("report ", page)):
-        gap = "\n" * (label == "results")
-        out.print(f"{gap}[bold]{label}[/]  {_plain(path)}", soft_wrap=True)
+    page = _carried_out(prepared, began, figures, cluster)
     if open:
         typer.launch(page.resolve().as_uri())
 
@@ -397,6 +377,48 @@ def explain(
 
 @app.command()
 @_refuses
+def zoom(
+    run: RunName,
+    around: Annotated[str, typer.Option(metavar="best|edge", help=_AROUND_HELP, show_default=False)],
+    factor: Annotated[float, typer.Option(help="How many times as narrow every range becomes.")] = 10.0,
+    frames: Annotated[int, typer.Option(min=1, help="In how many steps, each a run of its own; and film them.")] = 1,
+    set: Settings = None,
+    toml: Annotated[bool, typer.Option("--toml", help="Print the finer config, and do not run it.")] = False,
+    open: Annotated[bool, typer.Option("--open", help="Open the report, or the film, when done.")] = False,
+    cluster: Annotated[str | None, typer.Option(metavar="ADDRESS", help=_CLUSTER_HELP)] = None,
+) -> None:
+    """Look at a run more closely: its config over finer axes, around its best setting or its edge, run.
+
+    Every range becomes narrower and keeps its number of points; seeds and lists of values stay. The
+    finer run has a folder of its own, which can be looked at more closely in turn.
+    """
+    from jaxgd import config as cfg
+    from jaxgd import run as runs
+    from jaxgd import zoom as zooming
+    from jaxgd.show import gallery
+
+    folders = [runs.resolved(run)]
+    if toml and frames > 1:
+        raise BadInput("--toml prints one config: leave out --frames")
+    for frame in range(1, frames + 1):
+        began = time.perf_counter()
+        prepared = zooming.closer(folders[-1], around, factor ** (1 / frames), set or (), (frame, frames))
+        if toml:
+            print(cfg.as_toml(prepared.config), end="")
+            return
+        shown = _carried_out(prepared, began, cluster=cluster, told=frame == frames)
+        folders.append(prepared.folder)
+        if frame < frames:
+            _console().print(f"{frame} of {frames}  {_plain(prepared.folder)}", soft_wrap=True)
+    if frames > 1:
+        shown = gallery.filmed(folders)
+        _console().print(f"[bold]film   [/]  {_plain(shown)}", soft_wrap=True)
+    if open:
+        typer.launch(shown.resolve().as_uri())
+
+
+@app.command()
+@_refuses
 def compare(
     run: RunName,
     by: Annotated[str | None, typer.Option(help="A cost or an accuracy; by default what the run selects by.")] = None,
@@ -475,32 +497,49 @@ def animate(
 
     One GIF that loops: from the stored paths, without descending.
     """
-    from jaxgd import store
-    from jaxgd.run import resolved, title_of
-    from jaxgd.show import animation, plots
+    from jaxgd.run import resolved
+    from jaxgd.show import gallery
 
-    folders = [resolved(name) for name in runs]
-    titles = [title_of(folder) for folder in folders]
-    if len(folders) == 1:
-        surface, paths = store.opened_surface(folders[0]), store.opened_paths(folders[0])
-        if surface is None or paths is None:
-            raise BadInput(
-                f"{folders[0]}: keeps no paths to film: record.paths is 0, the run is not finished, or its cost calls "
-                "back into Python"
-            )
-        film = animation.animated(surface, paths, titles[0])
-    else:
-        runs_read = [(store.opened_table(folder), store.opened_paths(folder)) for folder in folders]
-        film = animation.slides([plots.overview(*read, title) for read, title in zip(runs_read, titles, strict=True)])
-    path = to or folders[-1] / "figures" / ("film.gif" if len(folders) == 1 else "series.gif")
     try:
-        path.parent.mkdir(exist_ok=True)
-        film.save(path)
+        path = gallery.filmed([resolved(name) for name in runs], to)
     except OSError as error:
-        raise BadInput(f"{path}: can't be written: {error.strerror}") from error
+        raise BadInput(f"{error.filename or to}: can't be written: {error.strerror}") from error
     print(path)
     if open:
         typer.launch(str(path))
+
+
+def _carried_out(
+    prepared: Any, began: float, figures: str = "png", cluster: str | None = None, told: bool = True
+) -> Path:
+    """Runs, draws, writes the report, and tells what came of it; returns where the report is."""
+    from jaxgd import run as runs
+    from jaxgd import store
+    from jaxgd.show import gallery, tables
+    from jaxgd.show import report as reports
+
+    _carry_out(prepared, cluster)
+    table = store.opened_table(prepared.folder).load()
+    if prepared.plan.lanes == 1:
+        for line in tables.epoch_lines(store.opened_paths(prepared.folder)):
+            print(line)
+        print()
+    title = prepared.config.title or runs.name_of(prepared.folder)
+    pictures = gallery.of_run(prepared.folder, title, figures)
+    page = reports.write([prepared.folder])
+    if not told:
+        return page
+    out = _console()
+    lanes = f"{prepared.plan.lanes:,}".replace(",", " ")
+    out.print(f"[bold]{_plain(title)}[/]")
+    took = f"{time.perf_counter() - began:.1f} s"
+    out.print(f"{lanes} lane{'s' * (prepared.plan.lanes > 1)}, up to {prepared.plan.epochs} epochs, {took}\n")
+    out.print(tables.closing(table, prepared.config.run.select))
+    picture = f"{pictures[0]}{_others(pictures)}"
+    for label, path in (("results", prepared.folder), ("picture", picture), ("report ", page)):
+        gap = "\n" * (label == "results")
+        out.print(f"{gap}[bold]{label}[/]  {_plain(path)}", soft_wrap=True)
+    return page
 
 
 def _carry_out(prepared: Any, cluster: str | None = None) -> None:

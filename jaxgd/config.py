@@ -128,9 +128,14 @@ def read(path: Path, settings: Iterable[str] = ()) -> Config:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+    return overlaid(content, settings, str(path))
+
+
+def overlaid(content: dict[str, Any], settings: Iterable[str], where: str) -> Config:
+    """As `checked`, with `KEY=VALUE` settings laid over the tables."""
     for setting in settings:
         _lay_over(content, setting)
-    return checked(content, str(path))
+    return checked(content, where)
 
 
 def _toml(text: str) -> dict[str, Any]:

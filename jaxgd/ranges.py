@@ -51,6 +51,13 @@ class Axis:
         return self.key.split(".")
 
     @property
+    def entry(self) -> dict[str, Any]:
+        """It as [sweep] says it."""
+        further = {"num": self.num, "name": self.name if self.name != _dimension(self.key) else None}
+        said = {self.word: self.numbers} | {name: value for name, value in further.items() if value is not None}
+        return said | ({"each": True} if self.each else {})
+
+    @property
     def optimizer(self) -> str | None:
         """The one of several optimizers that alone varies along it, if so: optimizers.adam.learning_rate."""
         of_all = self.path[0] != "optimizers" or len(self.path) < 3 or self.path[1] == "learning_rate"

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxgd import config as cfg
-from jaxgd import lane, limits, paths, store, table
+from jaxgd import lane, limits, manifest, paths, store, table
 from jaxgd import plan as plans
 from jaxgd.config import Config, ConfigError
 from jaxgd.descent import History
@@ -43,6 +43,7 @@ class Prepared:
     fingerprint: str
     folder: Path
     source: Path  # the folder where the functions that the config names are looked for
+    notes: dict[str, Any] = field(default_factory=dict)  # what else its manifest is to say
 
     @property
     def is_unchanged(self) -> bool:
@@ -56,12 +57,16 @@ def prepared(path: Path, settings: Iterable[str] = (), runs: Path = RUNS) -> Pre
     Raises:
       ConfigError: it can't be carried out.
     """
-    config = cfg.read(path, settings)
-    source = source_of(path.resolve().parent)
-    plan = lane.planned(config, str(path), source)
+    return prepared_as(cfg.read(path, settings), str(path), _called(path), source_of(path.resolve().parent), runs)
+
+
+def prepared_as(config: Config, where: str, name: str, source: Path, runs: Path = RUNS) -> Prepared:
+    """As `prepared`, a config that is no file; `where` opens every message, and its run is called by `name`."""
+    plan = lane.planned(config, where, source)
     fingerprint = _fingerprint(config, plan)
     known_as = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
-    return Prepared(config, plan, fingerprint, runs / f"{_called(path)}-{known_as}", source)
+    name = visible(name).encode()[:_LONGEST_NAME].decode(errors="ignore")
+    return Prepared(config, plan, fingerprint, runs / f"{name}-{known_as}", source)
 
 
 def reopened(folder: Path) -> Prepared:
@@ -90,11 +95,15 @@ def source_of(folder: Path) -> Path:
 
 
 def _called(path: Path) -> str:
-    """What the runs of a config are called: as its file, short enough, and with nothing in it that can't be seen; or,
-    if it is a run's own, as that run is."""
+    """What the runs of a config are called: as its file; or, if it is a run's own, as that run is."""
     folder = path.resolve().parent
-    known = _RUN_NAME.fullmatch(folder.name) if (folder / "manifest.json").is_file() else None
-    return visible(known[1] if known else path.stem).encode()[:_LONGEST_NAME].decode(errors="ignore")
+    return name_of(folder) if (folder / "manifest.json").is_file() else path.stem
+
+
+def name_of(folder: Path) -> str:
+    """What a run is called, its hash apart."""
+    known = _RUN_NAME.fullmatch(folder.name)
+    return known[1] if known else folder.name
 
 
 _RUN_NAME = re.compile(r"(.+)-[0-9a-f]{8}(?:-\d+)?")  # of a config's run, and of one that was set aside
@@ -145,6 +154,8 @@ def set_aside(run: Prepared) -> Path | None:
 def _carry_out(run: Prepared, progress: Progress, client: Any) -> None:
     folder = store.opened(run.folder, run.plan, run.fingerprint, run.source)
     folder.keep_config(cfg.as_toml(run.config))
+    if run.notes:
+        manifest.amend(run.folder, **run.notes)
     boxes = folder.begin()
     done = run.plan.lanes - sum(map(plans.lanes_of, boxes))
     progress(done, run.plan.lanes)
@@ -172,7 +183,7 @@ def _domain(run: Prepared) -> np.ndarray | None:
 
 
 def resolved(name: str, runs: Path = RUNS) -> Path:
-    """The run folder that a word stands for: a folder, a config, or the unique beginning of a run's name.
+    """The run folder that a word stands for: a folder, a config, a run's name, or the unique beginning of one.
 
     Raises:
       ConfigError: it stands for none, or for several.
@@ -187,7 +198,8 @@ def resolved(name: str, runs: Path = RUNS) -> Path:
         return folder
     known = sorted(p.parent.name for p in runs.glob("*/manifest.json"))
     found = [one for one in known if one.startswith(name)]
-    found = [name] if name in found else found  # whole, though others that were set aside begin so too
+    called_so = [one for one in found if name_of(Path(one)) == name]  # others but begin so: closer looks at it, say
+    found = [name] if name in found else called_so or found
     if len(found) != 1:
         several = f"could be {', '.join(found)}" if found else f"is no run{cfg.near(name, known)}"
         raise ConfigError(f"{name} {several}; give a run folder, its config, or the beginning of its name")
