@@ -231,7 +231,7 @@ def representative(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]
     if codes.ndim == 0:
         return [()][:count]
     ran = np.flatnonzero(codes.ravel() != PENDING)
-    wanted = [*_best_lanes(table, count), *_at_edges(codes)]
+    wanted = [int(np.ravel_multi_index(lane, codes.shape)) for lane in best_lanes(table, count)] + _at_edges(codes)
     for code in range(1, len(OUTCOMES)):
         alike = np.flatnonzero(codes.ravel() == code)
         wanted += _spread(alike, max(1, count // 10))
@@ -241,15 +241,13 @@ def representative(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]
     ]
 
 
-def _best_lanes(table: "xarray.Dataset", count: int) -> list[int]:
-    """The best setting of each of the first names, an optimizer's, say; of its seeds the first."""
+def best_lanes(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]:
+    """The best setting of each of the first names, an optimizer's, say, as indices; of its seeds the first."""
     sizes, by, lanes = table["outcome"].sizes, selected_by(table), []
     named = [d for d in sizes if table[d].dtype.kind not in "iuf"]
     for index in itertools.islice(np.ndindex(*(sizes[d] for d in named)), count):
         name = dict(zip(named, index, strict=True))
-        for place in ranking(table.isel(name), by, 1):
-            lane = tuple((name | place).get(d, 0) for d in sizes)
-            lanes.append(int(np.ravel_multi_index(lane, tuple(sizes.values()))))
+        lanes += [tuple((name | place).get(d, 0) for d in sizes) for place in ranking(table.isel(name), by, 1)]
     return lanes
 
 

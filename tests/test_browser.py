@@ -213,6 +213,13 @@ def test_the_epoch_slider_rolls_the_ball_on_the_surface(browser, runs):
 
 def test_moving_the_learning_rate_moves_every_path(browser, runs):
     shown(browser, report_of(runs, "rates"))
+    paths = store.opened_paths(runs["rates"])
+    for row, name in enumerate(("gradient_descent", "momentum")):  # at first each at its best
+        (at,) = np.flatnonzero(paths["best"].values & (paths["optimizer"].values == name))
+        costs = paths["cost"].values[at].astype(float) - 5
+        drawn = trace(browser, ".curve", 2 * row)[1]
+        np.testing.assert_allclose(drawn, np.maximum(costs, 40 * np.finfo(np.float32).eps), rtol=1e-12)
+    assert "The others are at their best too." in browser.find_element("css selector", ".path-note").text
     rates = store.opened_table(runs["rates"])["learning_rate"].values
     for at in (2, 9):
         move(browser, "learning_rate", at)

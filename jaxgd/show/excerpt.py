@@ -143,13 +143,15 @@ def _paths(
     each = len(records) * (2 + min(_MOST_PARAMS, sum(int(np.prod(v.shape[2:])) for v in numbers.values())))
     places = _places(table, paths)
     some = set(np.linspace(0, len(places) - 1, max(1, min(len(places), _MOST_NUMBERS // each))).round().astype(int))
-    some |= {row for row, place in enumerate(places) if place in wanted}
+    best = paths["best"].values if "best" in paths else np.zeros(len(places), bool)
+    some |= {row for row, place in enumerate(places) if best[row] or place in wanted}
     rows = np.array(sorted(some))
     part = paths.isel(path=rows, epoch=records)
     return {
         "lanes": [list(places[row].values()) for row in rows],
         "epochs": part["epoch"].values.tolist(),
         "outcome": part["outcome"].values.tolist(),
+        "best": best[rows].tolist(),  # of its name
         "cost": _array(part["cost"].values.astype(np.float32)),
         "params": _params(part),
         "position": [] if surface is None else _positions(surface, part),

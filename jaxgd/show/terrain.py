@@ -216,9 +216,11 @@ def representative(paths: "xarray.Dataset", count: int) -> list[int]:
 
 
 def ranked(paths: "xarray.Dataset") -> np.ndarray:
-    """All paths, the best first: what ran away last, else the lowest in the end, and of equals who was there first."""
+    """All paths, the best first: those of the best settings; else the lowest in the end, and of equals who was there
+    first. What ran away comes last."""
     records = np.isfinite(paths["cost"].values).sum(axis=1)
-    return np.lexsort((records, last_costs(paths), paths["outcome"].values == DIVERGED))
+    others = ~paths["best"].values if "best" in paths else np.zeros(len(records))
+    return np.lexsort((records, last_costs(paths), others, paths["outcome"].values == DIVERGED))
 
 
 def last_costs(paths: "xarray.Dataset") -> np.ndarray:

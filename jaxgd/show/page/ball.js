@@ -25,12 +25,20 @@ class Ball {
     if (names < 0) return [{ name: "", colour: colourOf("ball"), ...this.grid.nearest(place) }];
     const all = axes[names].values.map((name, i) => ({ name, i }));
     const some = all.filter(({ i }) => i < MOST_BALLS || i === place[names]).slice(-MOST_BALLS);
+    const bests = this.bests(place);
     return some.map(({ name, i }, row) => ({
       name,
       colour: this.lineColour(row),
       chosen: i === place[names],
-      ...this.grid.nearest(place.with(names, i)),
+      ...(bests.has(i) ? { path: bests.get(i), own: true, best: true } : this.grid.nearest(place.with(names, i))),
     }));
+  }
+
+  // While the lane that is shown is the best of its name, the others are at their best too: name → path.
+  bests(place) {
+    const { names, paths } = this.grid, { path, own } = this.grid.nearest(place), found = new Map();
+    if (own && paths.best[path]) paths.lanes.forEach((lane, other) => paths.best[other] && found.set(lane[names], other));
+    return found;
   }
 
   lineColour(row) {
@@ -263,8 +271,9 @@ class Ball {
     const cost = [`cost = ${figure(paths.cost[at])}`, ...values].join(", ");
     const labels = Object.entries(paths.labels).map(([name, column]) => [name, column[chosen.path]]);
     const words = labels.filter(([, v]) => v !== "" && !Number.isNaN(v)).map(([name, v]) => `${name} = ${typeof v === "number" ? figure(v) : v}`);
+    const others = balls.length > 1 && chosen.best ? " The others are at their best too." : "";
     const whose = chosen.own
-      ? balls.length > 1 || words.length ? "This lane’s own path. " : ""
+      ? balls.length > 1 || words.length ? `This lane’s own path.${others} ` : ""
       : `This lane’s path was not stored; shown is the nearest that was, ${words.join(", ")} (${outcomes[paths.outcome[chosen.path]]}). `;
     this.pathNote.textContent = `${whose}Epoch ${epochs[now]}: ${cost}.`;
     if (this.surface) {

@@ -32,7 +32,7 @@ class Maps {
     const found = this.there.length > 1 ? [{ name: "outcome", heading: "Outcome" }] : []; // one alone is said in words
     if (figures.height.some((value) => value !== figures.height[0])) found.push({ name: "height", heading: height.label[0].toUpperCase() + height.label.slice(1), log: height.log });
     const epochs = figures.target_epoch ? "target_epoch" : "best_epoch";
-    found.push({ name: epochs, heading: figures.target_epoch ? "Epochs to the target" : "Epoch of the lowest cost" });
+    found.push({ name: epochs, heading: figures.target_epoch ? "Epochs to the target" : "Epoch of the lowest cost", log: wide(figures[epochs]) });
     if (minima && figures.minimum && new Set(figures.minimum.filter((value) => value >= 0)).size > 1) found.push({ name: "minimum", heading: "Which minimum was reached" });
     return found;
   }
@@ -53,8 +53,8 @@ class Maps {
   drawnCut(layer, place) {
     const rows = this.cut(layer.name, place);
     if (layer.name === "outcome") return rows.map((row) => row.map((code) => this.there.indexOf(code)));
-    if (layer.name === "height") return layer.log ? rows.map((row) => row.map(Math.log10)) : rows;
-    return rows.map((row) => row.map((value) => (value < 0 ? null : value)));
+    const drawn = (value) => (layer.name !== "height" && value < 0 ? null : layer.log ? Math.log10(value) : value);
+    return rows.map((row) => row.map(drawn));
   }
 
   mapTraces(layer, place) {
@@ -84,7 +84,7 @@ class Maps {
   }
 
   tensOf(layer) {
-    const values = Array.from(this.grid.figures[layer.name], Math.log10);
+    const values = Array.from(this.grid.figures[layer.name]).filter((value) => value > 0).map(Math.log10);
     let [low, high] = [Infinity, -Infinity];
     for (const value of values) [low, high] = [Math.min(low, value), Math.max(high, value)];
     const step = Math.max(1, Math.round((high - low) / 6)), tickvals = [];
@@ -243,6 +243,13 @@ function figuresOf(grid, place) {
 
 function rises(values) {
   return values.every((value, i) => Number.isFinite(value) && (i === 0 || value > values[i - 1]));
+}
+
+// Whether counts, where there are any, span more than a linear scale can show.
+function wide(counts) {
+  const there = counts.filter((count) => count >= 0);
+  const low = there.reduce((least, count) => Math.min(least, count), Infinity), high = there.reduce((most, count) => Math.max(most, count), 0);
+  return low > 0 && high > 100 * low;
 }
 
 function axisType({ values, log }) {
