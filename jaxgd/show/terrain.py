@@ -103,7 +103,9 @@ def draw_ground(axes: Axes, ground: Ground) -> None:
         style = {"cmap": "viridis", "vmin": low, "vmax": high, "linewidth": 0, "antialiased": False, "alpha": 0.9}
         axes.plot_surface(x, y, relief.height, rcount=80, ccount=80, zorder=1, **style)
         axes.set(zlim=(low, high))
-        axes.set_zlabel(ground.label, labelpad=8)
+        digits = max(0, len(f"{high:g}") - 4) if not relief.log else 0
+        axes.set_zlabel(ground.label, labelpad=8 + 8 * digits)
+        axes.tick_params(axis="z", pad=4 + 3 * digits)  # they are centred where they stand
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5))
             axis.labelpad = 14 if "\n" in axis.get_label_text() else 6
