@@ -36,7 +36,7 @@ def surface(surface: "xarray.Dataset", paths: "xarray.Dataset | None" = None, ti
         draw_ground(axes, ground)
         for ball in balls:
             lift(axes, ground, ball)
-        _legend(figure, axes, balls)
+        _legend(figure, axes)
         return titled(figure, title + ground.said)
 
 
@@ -47,9 +47,10 @@ def contours(surface: "xarray.Dataset", paths: "xarray.Dataset | None" = None, t
         axes, ground = figure.subplots(), Ground(surface, _GENTLE)
         draw_ground(axes, ground)
         balls = balls_of(surface, paths, _MANY if ground.is_plane and _starts_vary(surface, paths) else _FEW)
+        many = len(balls) > _FEW and not named_by(paths)
         for ball in balls:
-            lift(axes, ground, ball, thin=len(balls) > _FEW)
-        _legend(figure, axes, balls)
+            lift(axes, ground, ball, thin=many)
+        _legend(figure, axes, many)
         return titled(figure, title + ground.said)
 
 
@@ -161,11 +162,13 @@ class Ball(NamedTuple):
 
 
 def balls_of(surface: "xarray.Dataset", paths: "xarray.Dataset | None", count: int) -> list[Ball]:
-    """Up to `count` of the paths: the best of each name, or the best and some of each outcome."""
+    """The best path of each name, as far as lines can be told apart; or up to `count`, the best and some of each
+    outcome."""
     if paths is None:
         return []
     places = projected(surface, paths)
-    chosen, names = representative(paths, count), named_by(paths)
+    names = named_by(paths)
+    chosen = representative(paths, len(LINES) if names else count)
     balls = []
     for row, place in enumerate(chosen):
         end = OUTCOMES[int(paths["outcome"].values[place])]
@@ -287,9 +290,9 @@ def lift(axes: Axes, ground: Ground, ball: Ball, upto: int | None = None, thin: 
     return drawn
 
 
-def _legend(figure: Figure, axes: Axes, balls: list[Ball]) -> None:
+def _legend(figure: Figure, axes: Axes, by_outcome: bool = False) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    if len(balls) > _FEW:  # by outcome only
+    if by_outcome:
         labels = [label.rsplit(": ", 1)[-1] for label in labels]
     entries = dict(zip(labels, handles, strict=True))
     entries = {label: entries[label] for label in entries if label}
