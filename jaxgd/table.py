@@ -231,13 +231,13 @@ def _label(value: Any) -> Any:
 
 
 def representative(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]:
-    """Up to `count` lanes to look at, as indices: the best, those at the edges, some of each outcome,
-    and the rest spread along the axes."""
+    """Up to `count` lanes to look at, as indices: the best, of all and of each name, those at the edges,
+    some of each outcome, and the rest spread along the axes."""
     codes = table["outcome"].values
     if codes.ndim == 0:
         return [()][:count]
     ran = np.flatnonzero(codes.ravel() != PENDING)
-    wanted = [*_best_lane(table), *_at_edges(codes)]
+    wanted = [int(np.ravel_multi_index(lane, codes.shape)) for lane in best_lanes(table)] + _at_edges(codes)
     for code in range(1, len(OUTCOMES)):
         alike = np.flatnonzero(codes.ravel() == code)
         wanted += _spread(alike, max(1, count // 10))
@@ -247,11 +247,13 @@ def representative(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]
     ]
 
 
-def _best_lane(table: "xarray.Dataset") -> list[int]:
-    """The best setting, with the first of its seeds."""
-    sizes = table["outcome"].sizes
-    every = ranking(table, selected_by(table), 1)
-    return [int(np.ravel_multi_index([place.get(d, 0) for d in sizes], [*sizes.values()])) for place in every]
+def best_lanes(table: "xarray.Dataset") -> list[tuple[int, ...]]:
+    """The best lane of all, then that of each name (optimizer, say), as indices: of several seeds, the first."""
+    dims = table["outcome"].dims
+    named = [d for d in dims if table[d].dtype.kind not in "iuf"]
+    each = [dict(zip(named, index, strict=True)) for index in np.ndindex(*(table.sizes[d] for d in named))]
+    found = [{**place, **name} for name in [{}, *each] for place in ranking(table.isel(name), selected_by(table), 1)]
+    return list(dict.fromkeys(tuple(place.get(d, 0) for d in dims) for place in found))
 
 
 def _at_edges(codes: np.ndarray) -> list[int]:

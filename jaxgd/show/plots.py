@@ -14,7 +14,7 @@ from jaxgd.show.scales import has, is_log, longest, rows
 from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, RC, titled
 from jaxgd.show.tables import is_axis
 from jaxgd.show.terrain import last_costs, representative, words
-from jaxgd.table import REPLICATES, best, edges
+from jaxgd.table import REPLICATES, best, best_lanes, edges, selected_by
 
 if TYPE_CHECKING:
     import xarray
@@ -129,9 +129,9 @@ def _strips(rows: dict[str, "xarray.Dataset"], along: str, title: str) -> Figure
         axes.set(title=name, ylabel=table["height"].attrs["label"].replace(" above", "\nabove"))
     every[-1].set_xlabel(scales[-1][0])
     handles = {label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    order = [
-        label for label in (*map(_in_legend, OUTCOMES), "median", "best", "edge", "known limit") if label in handles
-    ]
+    best_of_all = _best_in_legend(next(iter(rows.values())))
+    every_label = (*map(_in_legend, OUTCOMES), "median", best_of_all, "edge", "known limit")
+    order = [label for label in every_label if label in handles]
     figure.legend(
         [handles[label] for label in order],
         order,
@@ -180,7 +180,13 @@ def _strip(axes: Axes, table: "xarray.Dataset", along: str, scale: np.ndarray) -
     except ValueError:
         return  # nothing to mark: every lane diverged
     if along not in REPLICATES and len(scale) > 1:
-        axes.axvline(float(winner), color="black", linewidth=0.8, linestyle=":", label="best")
+        axes.axvline(float(winner), color="black", linewidth=0.8, linestyle=":", label=_best_in_legend(table))
+
+
+def _best_in_legend(table: "xarray.Dataset") -> str:
+    """What the best is best by, where that is another figure than the picture's."""
+    by = selected_by(table)
+    return "best" if by in ("final_cost", "best_cost") else f"best by {by.replace('_', ' ')}"
 
 
 def _mark_ends(axes: Axes, table: "xarray.Dataset", along: str) -> None:
@@ -222,8 +228,8 @@ def optimizers(table: "xarray.Dataset", paths: "xarray.Dataset | None" = None, t
 
 def _best_curves(axes: Axes, table: "xarray.Dataset", paths: "xarray.Dataset") -> None:
     minimum, heights = table.attrs.get("minimum", 0.0), []
-    some = representative(paths, _MOST_CURVES)
-    for row, place in enumerate(some):
+    some = _best_paths(table, paths)
+    for row, place in some.items():
         costs = paths["cost"].values[place].astype(float) - minimum
         heights.append(np.where(costs > 0, costs, np.nan))
         _curve(
@@ -232,11 +238,26 @@ def _best_curves(axes: Axes, table: "xarray.Dataset", paths: "xarray.Dataset") -
             heights[-1],
             row,
             OUTCOMES[int(paths["outcome"].values[place])],
-            words(paths, place, some),
+            words(paths, place, [*some.values()]),
         )
     label = "cost above the minimum" if minimum else "cost"
     axes.set(xlabel="epoch", ylabel=label, yscale="log", title="the best of each, by epoch")
     _keep_in_sight(axes, np.array(heights), "log")
+
+
+def _best_paths(table: "xarray.Dataset", paths: "xarray.Dataset") -> dict[int, int]:
+    """Which path is that of the best lane of each name, by the place of the name; or its lowest, if that is unknown."""
+    dims, some = table["outcome"].dims, representative(paths, _MOST_CURVES)
+    named = [d for d in dims if table[d].dtype.kind not in "iuf"]
+    if len(named) != 1 or any(d not in paths.coords for d in dims):
+        return dict(enumerate(some))
+    (over,), values = named, {d: table[d].values.tolist() for d in dims}
+    found = {values[over].index(paths[over].values[path]): path for path in some}
+    stored = {lane: path for path, lane in enumerate(zip(*(paths[d].values.tolist() for d in dims), strict=True))}
+    for lane in best_lanes(table):
+        path = stored.get(tuple(values[d][place] for d, place in zip(dims, lane, strict=True)))
+        found |= {} if path is None else {lane[dims.index(over)]: path}
+    return dict(sorted(found.items())[:_MOST_CURVES])
 
 
 def _lowest_over(axes: Axes, rows: dict[str, "xarray.Dataset"], along: str) -> None:
