@@ -212,7 +212,7 @@ def edge_words(table: "xarray.Dataset", along: str) -> list[str]:
     if gone.any():
         where = f" for {thousands(gone.sum())} of {thousands(gone.size)} {' × '.join(edge.dims)}" if edge.dims else ""
         said.append(f"diverges at every value{where}")
-    return said + _limit_words(table, along)
+    return (said or ["diverges nowhere"]) + _limit_words(table, along)
 
 
 def _limit_words(table: "xarray.Dataset", along: str) -> list[str]:
