@@ -1,5 +1,6 @@
 """Labelled results: what the variables of a sweep are called, which setting is best, where the edges lie."""
 
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -231,13 +232,13 @@ def _label(value: Any) -> Any:
 
 
 def representative(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]:
-    """Up to `count` lanes to look at, as indices: the best, of all and of each name, those at the edges,
-    some of each outcome, and the rest spread along the axes."""
+    """Up to `count` lanes to look at, as indices: the best of each name, those at the edges, some of each
+    outcome, and the rest spread along the axes."""
     codes = table["outcome"].values
     if codes.ndim == 0:
         return [()][:count]
     ran = np.flatnonzero(codes.ravel() != PENDING)
-    wanted = [int(np.ravel_multi_index(lane, codes.shape)) for lane in best_lanes(table)] + _at_edges(codes)
+    wanted = [int(np.ravel_multi_index(lane, codes.shape)) for lane in best_lanes(table, count)] + _at_edges(codes)
     for code in range(1, len(OUTCOMES)):
         alike = np.flatnonzero(codes.ravel() == code)
         wanted += _spread(alike, max(1, count // 10))
@@ -247,13 +248,14 @@ def representative(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]
     ]
 
 
-def best_lanes(table: "xarray.Dataset") -> list[tuple[int, ...]]:
-    """The best lane of all, then that of each name (optimizer, say), as indices: of several seeds, the first."""
-    dims = table["outcome"].dims
-    named = [d for d in dims if table[d].dtype.kind not in "iuf"]
-    each = [dict(zip(named, index, strict=True)) for index in np.ndindex(*(table.sizes[d] for d in named))]
-    found = [{**place, **name} for name in [{}, *each] for place in ranking(table.isel(name), selected_by(table), 1)]
-    return list(dict.fromkeys(tuple(place.get(d, 0) for d in dims) for place in found))
+def best_lanes(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]:
+    """The best setting of each of the first names, an optimizer's, say, as indices; of its seeds the first."""
+    sizes, by, lanes = table["outcome"].sizes, selected_by(table), []
+    named = [d for d in sizes if table[d].dtype.kind not in "iuf"]
+    for index in itertools.islice(np.ndindex(*(sizes[d] for d in named)), count):
+        name = dict(zip(named, index, strict=True))
+        lanes += [tuple((name | place).get(d, 0) for d in sizes) for place in ranking(table.isel(name), by, 1)]
+    return lanes
 
 
 def _at_edges(codes: np.ndarray) -> list[int]:

@@ -84,7 +84,9 @@ def test_balls_from_all_starts_at_once():
 def test_optimizers_race_each_with_its_best():
     some = paths([0.9, 0.8, 0.7], [[1.5, 1]] * 3, [CONVERGED] * 3, optimizer=["adam", "adam", "momentum"])
     (panel,) = animation.panels(bowl(2), some)
-    assert panel.balls == [2, 1] and panel.names == ["momentum", "adam"]
+    assert panel.balls == [1, 2] and panel.names == ["adam", "momentum"]
+    marked = some.assign(best=("path", [True, False, True]))  # of a run that counts epochs, or selects by validation
+    assert animation.panels(bowl(2), marked)[0].balls == [0, 2]
 
 
 def test_few_frames_where_little_moves_and_the_last_stays():

@@ -109,20 +109,6 @@ def test_of_data_it_is_said_where_lanes_diverge_and_not_that_none_converges():
     assert tables.edge_words(learns.isel(learning_rate=slice(0, 9)), "learning_rate") == ["diverges nowhere"]
 
 
-def test_the_best_of_each_optimizer_is_drawn_as_the_run_selects_it():
-    axes = {"optimizer": ["sgd", "adam"], "learning_rate": RATES}
-    table = a_table(axes, DESCENDING, lambda optimizer, learning_rate: 30.0 - learning_rate)
-    table["validation_cost"] = (table["outcome"].dims, np.abs(np.arange(24) - np.array([[3], [9]])).astype(float))
-    table.attrs |= {"select": "validation_cost"}
-    kept = [(0, 20), (0, 3), (1, 9), (1, 20)]
-    coords = {name: ("path", [table[name].values[lane[i]] for lane in kept]) for i, name in enumerate(axes)}
-    costs = np.stack([np.full(5, 30.0 - rate) for _, rate in kept])
-    paths = xarray.Dataset({"cost": (("path", "epoch"), costs), "outcome": ("path", [DESCENDING] * 4)}, coords)
-    assert plots._best_paths(table, paths) == {0: 1, 1: 2}
-    assert plots._best_paths(table, paths.isel(path=[0, 2, 3])) == {0: 0, 1: 1}  # of sgd's best there is no path
-    assert plots._best_paths(table, paths.drop_vars("learning_rate")) == {0: 0, 1: 3}
-
-
 def test_each_optimizer_has_its_lines_the_best_first():
     def shifted(optimizer, learning_rate):
         return np.where(optimizer == 2, DIVERGED, valley(learning_rate - 2 * optimizer))

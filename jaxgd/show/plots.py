@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from jaxgd.outcome import OUTCOMES
 from jaxgd.show.atlas import drawn, height_map, outcome_map
@@ -14,7 +14,7 @@ from jaxgd.show.scales import has, is_log, longest, rows
 from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, RC, titled
 from jaxgd.show.tables import is_axis
 from jaxgd.show.terrain import last_costs, representative, words
-from jaxgd.table import REPLICATES, best, best_lanes, edges, selected_by
+from jaxgd.table import REPLICATES, best, edges, selected_by
 
 if TYPE_CHECKING:
     import xarray
@@ -51,13 +51,14 @@ def _curves(table: "xarray.Dataset", paths: "xarray.Dataset", some: list[int], t
     seen = above[np.isfinite(above)]
     spans = bool(seen.size) and (minimum is not None or not (costs <= 0).any()) and seen.max() > 10 * seen.min()
     several = len(some) > 1
-    figure = Figure(figsize=((9 if spans else 6) + 2 * several, 3.6))
+    ends = [OUTCOMES[int(paths["outcome"].values[place])] for place in some]
+    names = [f"{words(paths, place, some)}: {end}".removeprefix(": ") for place, end in zip(some, ends, strict=True)]
+    beside = max(2.0, 0.5 + 0.075 * max(map(len, names))) if several else 0  # inches of legend
+    figure = Figure(figsize=((9 if spans else 6) + beside, 3.6))
     panels = [("cost", costs, "linear"), (f"cost{' above the minimum' * bool(minimum)}", above, "log")][: 1 + spans]
     for axes, (label, heights, scale) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
-        for row, place in enumerate(some):
-            end = OUTCOMES[int(paths["outcome"].values[place])]
-            name = f"{words(paths, place, some)}: {end}".removeprefix(": ") if several else None
-            _curve(axes, paths["epoch"].values, heights[row], row, end, name)
+        for row, (end, name) in enumerate(zip(ends, names, strict=True)):
+            _curve(axes, paths["epoch"].values, heights[row], row, end, name if several else None)
         axes.set(xlabel="epoch", ylabel=label, yscale=scale)
         _keep_in_sight(axes, heights, scale)
         if scale == "log" and minimum is not None:  # what lies lower is rounding
@@ -72,6 +73,7 @@ def _curves(table: "xarray.Dataset", paths: "xarray.Dataset", some: list[int], t
 
 
 def _curve(axes: Axes, epochs: np.ndarray, heights: np.ndarray, row: int, end: str, name: str | None) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     heights = np.where(np.isfinite(heights), heights, np.nan)
     style = {"color": LINES[row % len(LINES)], "linestyle": DASHES[row // len(LINES) % len(DASHES)]}
     drawn = np.flatnonzero(np.isfinite(heights))
@@ -228,8 +230,8 @@ def optimizers(table: "xarray.Dataset", paths: "xarray.Dataset | None" = None, t
 
 def _best_curves(axes: Axes, table: "xarray.Dataset", paths: "xarray.Dataset") -> None:
     minimum, heights = table.attrs.get("minimum", 0.0), []
-    some = _best_paths(table, paths)
-    for row, place in some.items():
+    some = representative(paths, _MOST_CURVES)
+    for row, place in enumerate(some):
         costs = paths["cost"].values[place].astype(float) - minimum
         heights.append(np.where(costs > 0, costs, np.nan))
         _curve(
@@ -238,26 +240,11 @@ def _best_curves(axes: Axes, table: "xarray.Dataset", paths: "xarray.Dataset") -
             heights[-1],
             row,
             OUTCOMES[int(paths["outcome"].values[place])],
-            words(paths, place, [*some.values()]),
+            words(paths, place, some),
         )
     label = "cost above the minimum" if minimum else "cost"
     axes.set(xlabel="epoch", ylabel=label, yscale="log", title="the best of each, by epoch")
     _keep_in_sight(axes, np.array(heights), "log")
-
-
-def _best_paths(table: "xarray.Dataset", paths: "xarray.Dataset") -> dict[int, int]:
-    """Which path is that of the best lane of each name, by the place of the name; or its lowest, if that is unknown."""
-    dims, some = table["outcome"].dims, representative(paths, _MOST_CURVES)
-    named = [d for d in dims if table[d].dtype.kind not in "iuf"]
-    if len(named) != 1 or any(d not in paths.coords for d in dims):
-        return dict(enumerate(some))
-    (over,), values = named, {d: table[d].values.tolist() for d in dims}
-    found = {values[over].index(paths[over].values[path]): path for path in some}
-    stored = {lane: path for path, lane in enumerate(zip(*(paths[d].values.tolist() for d in dims), strict=True))}
-    for lane in best_lanes(table):
-        path = stored.get(tuple(values[d][place] for d, place in zip(dims, lane, strict=True)))
-        found |= {} if path is None else {lane[dims.index(over)]: path}
-    return dict(sorted(found.items())[:_MOST_CURVES])
 
 
 def _lowest_over(axes: Axes, rows: dict[str, "xarray.Dataset"], along: str) -> None:
