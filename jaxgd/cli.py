@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +31,7 @@ _RUN_HELP = "A run folder, its config, or the beginning of its name."
 _CLUSTER_HELP = "Let the workers of a running Dask scheduler do it: its address, or the file that it wrote."
 _FRESH_HELP = "Begin anew; an earlier run of the same config is kept under another name."
 _AT_HELP = "Which lane: a value along each axis, as in learning_rate=1.2; the nearest there is counts."
+_AROUND_HELP = "Around the best setting; or around the edge of divergence, where it lies nearest to that."
 _IMPORT_HELP = "Import the code that the config names (function = ...), which carries it out, and check it too."
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)]
@@ -37,6 +39,7 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN_HELP, show_defa
 RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN_HELP, show_default=False)]
 Target = Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write it there instead.")]
 Opens = Annotated[bool, typer.Option("--open", help="Open it when done.")]
+_KINDS = "png|svg|pdf"
 _SLOW = 1.0  # seconds from which progress is shown
 _WORTH_KEEPING = 0.1  # seconds of compiling from which a program is kept
 _INTERRUPTED = 130
@@ -54,6 +57,7 @@ class Interrupted(Exception):
 def main() -> None:
     """The console command."""
     _keep_programs()
+    warnings.formatwarning = _as_a_message
     sys.exit(answered())
 
 
@@ -117,9 +121,23 @@ def answered(words: list[str] | None = None) -> int:
 
 
 def _complain(text: str) -> None:
+    print(_message(text), file=sys.stderr)
+
+
+def _message(text: str) -> str:
     from jaxgd.ranges import visible
 
-    print(f"jaxgd: {visible(text)}", file=sys.stderr)
+    return f"jaxgd: {visible(text)}"
+
+
+_as_python_does = warnings.formatwarning
+
+
+def _as_a_message(message: Warning | str, kind: type[Warning], file: str, line: int, code: str | None = None) -> str:
+    """A warning of jaxgd's own in one line, as all that it says; another's as Python shows it."""
+    if Path(file).is_relative_to(Path(__file__).parent):
+        return f"{_message(str(message))}\n"
+    return _as_python_does(message, kind, file, line, code)
 
 
 def _said_version(wanted: bool) -> None:
@@ -176,7 +194,7 @@ def run(
     set: Settings = None,
     open: Annotated[bool, typer.Option("--open", help="Open the report when done.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help=_FRESH_HELP)] = False,
-    figures: Annotated[str, typer.Option(metavar="png|svg|pdf", help="What kind of files the pictures are.")] = "png",
+    figures: Annotated[str, typer.Option(metavar=_KINDS, help="What kind of files the pictures are.")] = "png",
     cluster: Annotated[str | None, typer.Option(metavar="ADDRESS", help=_CLUSTER_HELP)] = None,
 ) -> None:
     """Carry out a config, and show what came of it.
@@ -185,35 +203,13 @@ def run(
     config left off, and repeats nothing.
     """
     from jaxgd import run as runs
-    from jaxgd import store
-    from jaxgd.show import report as reports
-    from jaxgd.show import tables
 
-    if figures not in (kinds := ("png", "svg", "pdf")):
-        raise BadInput(f"--figures {figures}: can be {', '.join(kinds)}")
+    _check_kind(figures)
     began = time.perf_counter()
     prepared = runs.prepared(config, set or ())
     if fresh and (earlier := runs.set_aside(prepared)):
         _console(stderr=True).print(f"the earlier run is kept as {_plain(earlier)}", soft_wrap=True)
-    _carry_out(prepared, cluster)
-    table, paths = store.opened_table(prepared.folder).load(), store.opened_paths(prepared.folder)
-    if prepared.plan.lanes == 1:
-        for line in tables.epoch_lines(paths):
-            print(line)
-        print()
-    title = prepared.config.title or config.stem
-    pictures = _pictures(prepared.folder, table, paths, title, figures)
-    page = reports.write([prepared.folder])
-    out = _console()
-    lanes = f"{prepared.plan.lanes:,}".replace(",", " ")
-    out.print(f"[bold]{_plain(title)}[/]")
-    took = f"{time.perf_counter() - began:.1f} s"
-    out.print(f"{lanes} lane{'s' * (prepared.plan.lanes > 1)}, up to {prepared.plan.epochs} epochs, {took}\n")
-    out.print(tables.closing(table, prepared.config.run.select))
-    picture = f"{pictures[0]}{_others(pictures)}"
-    for label, path in (("results", prepared.folder), ("picture", picture), ("report ", page)):
-        gap = "\n" * (label == "results")
-        out.print(f"{gap}[bold]{label}[/]  {_plain(path)}", soft_wrap=True)
+    page = _carried_out(prepared, began, figures, cluster)
     if open:
         typer.launch(page.resolve().as_uri())
 
@@ -325,13 +321,14 @@ def best(
     from jaxgd.show.tables import setting, spread, vector
 
     folder = runs.resolved(run)
-    config, table = runs.config_of(folder), store.opened_table(folder).load()
+    table = store.opened_table(folder).load()
+    select = tables.selected_by(table)
     try:
-        winner = tables.best(table, config.run.select)
+        winner = tables.best(table, select)
     except ValueError as error:
         raise BadInput(f"{folder}: {error}") from error
     if toml:
-        print(cfg.as_toml(lane.at(config, winner)), end="")
+        print(cfg.as_toml(lane.at(runs.config_of(folder), winner)), end="")
         return
     print(setting(winner))
     for name in (metric for metric in tables.METRICS if metric in winner):
@@ -346,9 +343,9 @@ def best(
         if str(name).split(".")[0] == "params" and not winner["outcome"].ndim:  # of several seeds, none is the one
             print(f"{visible(name):14s} {vector(params[name].values)}")
     for name, rows in tables.by_name(table).items():
-        if words := rate_words(rows, config.run.select, factor):
+        if words := rate_words(rows, select, factor):
             print("\n" + "\n".join([*([f"{name}:"] if name else []), *words]))
-        if rates := rate_table(rows, config.run.select, factor):
+        if rates := rate_table(rows, select, factor):
             _console().print(rates)
 
 
@@ -380,6 +377,48 @@ def explain(
 
 @app.command()
 @_refuses
+def zoom(
+    run: RunName,
+    around: Annotated[str, typer.Option(metavar="best|edge", help=_AROUND_HELP, show_default=False)],
+    factor: Annotated[float, typer.Option(help="How many times as narrow every range becomes.")] = 10.0,
+    frames: Annotated[int, typer.Option(min=1, help="In how many steps, each a run of its own; and film them.")] = 1,
+    set: Settings = None,
+    toml: Annotated[bool, typer.Option("--toml", help="Print the finer config, and do not run it.")] = False,
+    open: Annotated[bool, typer.Option("--open", help="Open the report, or the film, when done.")] = False,
+    cluster: Annotated[str | None, typer.Option(metavar="ADDRESS", help=_CLUSTER_HELP)] = None,
+) -> None:
+    """Look at a run more closely: its config over finer axes, around its best setting or its edge, run.
+
+    Every range becomes narrower and keeps its number of points; seeds and lists of values stay. The
+    finer run has a folder of its own, which can be looked at more closely in turn.
+    """
+    from jaxgd import config as cfg
+    from jaxgd import run as runs
+    from jaxgd import zoom as zooming
+    from jaxgd.show import gallery
+
+    folders = [runs.resolved(run)]
+    if toml and frames > 1:
+        raise BadInput("--toml prints one config: leave out --frames")
+    for frame in range(1, frames + 1):
+        began = time.perf_counter()
+        prepared = zooming.closer(folders[-1], around, factor ** (1 / frames), set or (), (frame, frames))
+        if toml:
+            print(cfg.as_toml(prepared.config), end="")
+            return
+        shown = _carried_out(prepared, began, cluster=cluster, told=frame == frames)
+        folders.append(prepared.folder)
+        if frame < frames:
+            _console().print(f"{frame} of {frames}  {_plain(prepared.folder)}", soft_wrap=True)
+    if frames > 1:
+        shown = gallery.filmed(folders)
+        _console().print(f"[bold]film   [/]  {_plain(shown)}", soft_wrap=True)
+    if open:
+        typer.launch(shown.resolve().as_uri())
+
+
+@app.command()
+@_refuses
 def compare(
     run: RunName,
     by: Annotated[str | None, typer.Option(help="A cost or an accuracy; by default what the run selects by.")] = None,
@@ -396,17 +435,17 @@ def compare(
     from jaxgd import store
     from jaxgd.config import near
     from jaxgd.show import comparison
+    from jaxgd.table import selected_by
 
     folder = runs.resolved(run)
-    config, table = runs.config_of(folder), store.opened_table(folder).load()
-    by = by or config.run.select
+    table, title = store.opened_table(folder).load(), runs.title_of(folder)
+    by = by or selected_by(table)
     if by not in (known := comparing.figures(table)):
         raise BadInput(f"--by {by}: can compare costs and accuracies only{near(by, known)}")
     contenders = comparing.compared(table, by, factor)
     if latex:
         print(comparison.latex(contenders, by, factor))
         return
-    title = config.title or folder.name
     out = _console(width=200)  # a table that is cut short compares nothing: let the terminal wrap it
     out.print(f"[bold]{_plain(title)}[/]\n")
     out.print(comparison.words(contenders, by, factor))
@@ -421,17 +460,25 @@ def compare(
 def report(
     runs: RunNames,
     to: Target = None,
+    figures: Annotated[str | None, typer.Option(metavar=_KINDS, help="Draw the pictures again, as such files.")] = None,
     open: Opens = False,
 ) -> None:
     """Make the report of a run again from its stored results; of several, side by side.
 
-    One HTML file that holds all it shows: send it on, open it anywhere.
+    One HTML file that holds all it shows: send it on, open it anywhere. And its pictures, where a run
+    has none yet: one that was made in Python, say.
     """
-    from jaxgd.run import resolved
+    from jaxgd.run import resolved, title_of
+    from jaxgd.show import gallery
     from jaxgd.show import report as reports
 
+    _check_kind(figures)
+    folders = [resolved(name) for name in runs]
     try:
-        page = reports.write([resolved(name) for name in runs], to)
+        for folder in folders:
+            if figures or not gallery.has_figures(folder):
+                gallery.of_run(folder, title_of(folder), figures or "png")
+        page = reports.write(folders, to)
     except OSError as error:
         raise BadInput(f"{error.filename or to}: can't be written: {error.strerror}") from error
     print(page)
@@ -450,29 +497,49 @@ def animate(
 
     One GIF that loops: from the stored paths, without descending.
     """
-    from jaxgd import store
-    from jaxgd.run import config_of, resolved
-    from jaxgd.show import animation, plots
+    from jaxgd.run import resolved
+    from jaxgd.show import gallery
 
-    folders = [resolved(name) for name in runs]
-    titles = [config_of(folder).title or folder.name for folder in folders]
-    if len(folders) == 1:
-        surface, paths = store.opened_surface(folders[0]), store.opened_paths(folders[0])
-        if surface is None or paths is None:
-            raise BadInput(f"{folders[0]}: keeps no paths to film: record.paths is 0, or the run is not finished")
-        film = animation.animated(surface, paths, titles[0])
-    else:
-        runs_read = [(store.opened_table(folder), store.opened_paths(folder)) for folder in folders]
-        film = animation.slides([plots.overview(*read, title) for read, title in zip(runs_read, titles, strict=True)])
-    path = to or folders[-1] / "figures" / ("film.gif" if len(folders) == 1 else "series.gif")
     try:
-        path.parent.mkdir(exist_ok=True)
-        film.save(path)
+        path = gallery.filmed([resolved(name) for name in runs], to)
     except OSError as error:
-        raise BadInput(f"{path}: can't be written: {error.strerror}") from error
+        raise BadInput(f"{error.filename or to}: can't be written: {error.strerror}") from error
     print(path)
     if open:
         typer.launch(str(path))
+
+
+def _carried_out(
+    prepared: Any, began: float, figures: str = "png", cluster: str | None = None, told: bool = True
+) -> Path:
+    """Runs, draws, writes the report, and tells what came of it; returns where the report is."""
+    from jaxgd import run as runs
+    from jaxgd import store
+    from jaxgd.show import gallery, tables
+    from jaxgd.show import report as reports
+
+    _carry_out(prepared, cluster)
+    table = store.opened_table(prepared.folder).load()
+    if prepared.plan.lanes == 1:
+        for line in tables.epoch_lines(store.opened_paths(prepared.folder)):
+            print(line)
+        print()
+    title = prepared.config.title or runs.name_of(prepared.folder)
+    pictures = gallery.of_run(prepared.folder, title, figures)
+    page = reports.write([prepared.folder])
+    if not told:
+        return page
+    out = _console()
+    lanes = f"{prepared.plan.lanes:,}".replace(",", " ")
+    out.print(f"[bold]{_plain(title)}[/]")
+    took = f"{time.perf_counter() - began:.1f} s"
+    out.print(f"{lanes} lane{'s' * (prepared.plan.lanes > 1)}, up to {prepared.plan.epochs} epochs, {took}\n")
+    out.print(tables.closing(table, prepared.config.run.select))
+    picture = f"{pictures[0]}{_others(pictures)}"
+    for label, path in (("results", prepared.folder), ("picture", picture), ("report ", page)):
+        gap = "\n" * (label == "results")
+        out.print(f"{gap}[bold]{label}[/]  {_plain(path)}", soft_wrap=True)
+    return page
 
 
 def _carry_out(prepared: Any, cluster: str | None = None) -> None:
@@ -505,12 +572,9 @@ def _others(pictures: list[Path]) -> str:
     return f"  (beside it: {', '.join(path.stem for path in pictures[1:])})" if pictures[1:] else ""
 
 
-def _pictures(folder: Path, table: Any, paths: Any, title: str, kind: str) -> list[Path]:
-    from jaxgd import store
-    from jaxgd.show import gallery
-
-    figures = gallery.fitting(table, paths, store.opened_surface(folder), title)
-    return gallery.written(folder / "figures", figures, kind)
+def _check_kind(figures: str | None) -> None:
+    if figures not in (None, *(kinds := _KINDS.split("|"))):
+        raise BadInput(f"--figures {figures}: can be {', '.join(kinds)}")
 
 
 def _console(stderr: bool = False, width: int | None = None) -> Any:

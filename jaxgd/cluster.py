@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxgd import manifest, store
 from jaxgd import plan as plans
-from jaxgd import store
 from jaxgd.plan import Box, Plan
 from jaxgd.ranges import ConfigError
 from jaxgd.store import Folder
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _PATIENCE = 10  # seconds for a scheduler to answer, and for a first worker to be there
 _AHEAD = 2  # batches for each thread of each worker
-_MUST_AGREE = ("jax", "jaxlib", "optax", "numpy", "jaxgd")
 
 
 @contextlib.contextmanager
@@ -77,9 +76,7 @@ def carried_out(
 
 def versions() -> dict[str, str | None]:
     """Of the packages that make the numbers, in this process."""
-    from jaxgd.manifest import version
-
-    return {name: version(name) for name in _MUST_AGREE}
+    return {name: manifest.version(name) for name in manifest.NUMERIC}
 
 
 def _done(client: "Client", folder: Folder, boxes: Sequence[Box], path: Path | None) -> Iterator[tuple[Box, Any]]:
@@ -113,6 +110,6 @@ def _batch(plan: Plan, box: Box, place: Box, path: Path | None, known_as: str) -
 def _check_versions(address: str, theirs: dict[str, dict[str, str | None]]) -> None:
     ours = versions()
     for worker, found in theirs.items():
-        if wrong := [name for name in _MUST_AGREE if found[name] != ours[name]]:
+        if wrong := [name for name in manifest.NUMERIC if found[name] != ours[name]]:
             said = ", ".join(f"{name} {found[name]} (here {ours[name]})" for name in wrong)
             raise ConfigError(f"--cluster {address}: the worker at {worker} has {said}; the numbers would differ")

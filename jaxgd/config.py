@@ -128,9 +128,14 @@ def read(path: Path, settings: Iterable[str] = ()) -> Config:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+    return overlaid(content, settings, str(path))
+
+
+def overlaid(content: dict[str, Any], settings: Iterable[str], where: str) -> Config:
+    """As `checked`, with `KEY=VALUE` settings laid over the tables."""
     for setting in settings:
         _lay_over(content, setting)
-    return checked(content, str(path))
+    return checked(content, where)
 
 
 def _toml(text: str) -> dict[str, Any]:
@@ -357,6 +362,8 @@ def _check_tables(config: Config) -> None:
             raise ConfigError(f"{where}: has both name and function; it needs one")
         if where == "optimizer" and optimizer.name is None and optimizer.function is None:
             raise ConfigError('optimizer.name is missing, as in name = "gradient_descent"')
+        if where == "optimizers.learning_rate":
+            raise ConfigError(f"{where}: is the rate of all, for [sweep]; give each optimizer its own, or another name")
         if where != "optimizer" and not is_word(where.removeprefix("optimizers.")):
             raise ConfigError(f"{where}: must be called by a word of letters, digits and _; its name says what it is")
 

@@ -63,12 +63,6 @@ class History(NamedTuple):
     gradient_norm: Float[Array, " record"]
     metrics: dict[str, Num[Array, "record ..."]]
 
-    def _repr_png_(self) -> bytes | None:
-        """Its curves, when a notebook asks to see it; several in one array have no picture."""
-        from jaxgd.show.notebook import png  # a room above, and matplotlib with it: not before it is asked for
-
-        return png(self) if np.ndim(self.cost) == 1 else None
-
 
 def descend(
     cost: Callable[..., Float[Array, ""]],
@@ -175,8 +169,14 @@ def opened(descent: Descent) -> Opened:
         raise ValueError(f"batch_size = {descent.batch_size!r}, but there is no data to make batches of: give data=")
     _check_call(descent.cost, data)
 
+    at_least = jnp.result_type(jnp.float32, *jax.tree.leaves(params))  # what the cost is watched in
+
     def cost_on(*batch):
-        return lambda moving: jnp.asarray(descent.cost(restored(moving), *batch))
+        def cost(moving):
+            value = jnp.asarray(descent.cost(restored(moving), *batch))
+            return value.astype(jnp.promote_types(value.dtype, at_least))
+
+        return cost
 
     everything = () if data is None else (data.data,)
     _check_cost(lambda moving: descent.cost(restored(moving), *everything), params)
@@ -312,17 +312,29 @@ def _check_call(cost: Callable, data: Batches | None) -> None:
 
 
 def _check_cost(cost: Cost, params: PyTree) -> None:
+    kind = None
+
+    def noted(params):
+        nonlocal kind
+        value = cost(params)
+        kind = _kind(value)
+        return value
+
     try:
-        program, value = jax.make_jaxpr(cost, return_shape=True)(params)
+        program, value = jax.make_jaxpr(noted, return_shape=True)(params)
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
         raise TypeError(
             "cost cannot be traced by JAX: it turns its params into plain numbers or NumPy arrays, or "
             f"branches on them; write it with jax.numpy and jnp.where. JAX says: {_first_line(error)}"
         ) from error
+    except TypeError as error:
+        if kind is None:  # of its own making
+            raise
+        raise TypeError(f"cost returns {kind}; it must return one real number") from error
     if _keeps_state(cost, params, program.consts):
         raise TypeError(_KEEPS_STATE)
     if not isinstance(value, jax.ShapeDtypeStruct):
-        raise TypeError(f"cost returns {_kind(value)}; it must return one real number")
+        raise TypeError(f"cost returns {kind}; it must return one real number")
     if value.shape != ():
         raise TypeError(
             f"cost returns an array of shape {value.shape}; it must return one real number: take its sum or mean"
@@ -367,6 +379,8 @@ def _check_optimizer(cost: Cost, params: PyTree, optimizer: optax.GradientTransf
 
 
 def _kind(value: Any) -> str:
+    if value is None:
+        return "None"
     name = type(value).__name__
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 

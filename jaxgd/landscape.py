@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, PyTree
 
 from jaxgd import plan as plans
+from jaxgd import program
 from jaxgd.descent import Descent, opened
 from jaxgd.outcome import DIVERGED, named
 from jaxgd.table import ranking
@@ -31,19 +32,21 @@ def of_run(
     results: "xarray.Dataset",
     paths: "xarray.Dataset | None",
     *,
-    select: str = "final_cost",
     domain: Any = None,
     seed: int = 0,
-) -> "xarray.Dataset":
+) -> "xarray.Dataset | None":
     """The surface of a run's cost, as `surface` gives it, at the best lane's setting if the cost varies with one.
+
+    None if the cost calls back into Python, for it would do so at every point of the surface.
 
     Args:
       plan, results, paths: of the run; without paths its domain, or the start, says where to look.
-      select: what the best lane is best by.
       domain: low and high of each param, if known.
       seed: of random directions.
     """
-    place = _best_place(plan, results, select)
+    if calls_back(plan):
+        return None
+    place = _best_place(plan, results)
     with jax.enable_x64(plan.x64), plans.plain_words():
         cost, params, *_ = opened(_lane_at(plan, place))
         at = _where_costs_differ(plan, place)
@@ -140,9 +143,16 @@ def param_names(params: PyTree) -> list[str]:
 # --- which cost ---
 
 
-def _best_place(plan: plans.Plan, results: "xarray.Dataset", select: str) -> tuple[int, ...]:
+def calls_back(plan: plans.Plan) -> bool:
+    """Whether the cost calls Python while it runs, to print, say."""
+    with jax.enable_x64(plan.x64), plans.plain_words():
+        cost, params, *_ = opened(_lane_at(plan, (0,) * len(plan.dimensions)))
+        return program.calls_back(jax.make_jaxpr(cost)(params).jaxpr)
+
+
+def _best_place(plan: plans.Plan, results: "xarray.Dataset") -> tuple[int, ...]:
     """Where the best lane lies: of several seeds, the first; if none is best, the first lane of all."""
-    best = [*ranking(results, select, 1), *ranking(results, "final_cost", 1), {}][0]
+    best = [*ranking(results, plan.select, 1), *ranking(results, "final_cost", 1), {}][0]
     return tuple(best.get(dimension.name, 0) for dimension in plan.dimensions)
 
 

@@ -67,7 +67,7 @@ def planned(config: Config, where: str, folder: Path) -> plans.Plan:
         except (Exception, SystemExit) as error:
             if not (place := _place(error, folder)):
                 raise
-            raise ConfigError(f"{where}: {place}{type(error).__name__}: {error}") from error
+            raise ConfigError(f"{where}: {place}{type(error).__name__}{f': {error}' if str(error) else ''}") from error
     return plan
 
 
@@ -110,8 +110,8 @@ def at(config: Config, setting: "xarray.Dataset") -> Config:
             with jax.enable_x64(config.run.precision == "float64"):
                 vector = start_at({name: start_of(name, content["start"][name])}, content["seed"])[name]
             content["start"][name] = vector.tolist()
-        path = ["optimizer", axis.path[-1]] if axis.path[0] == "optimizers" else axis.path
-        if is_of_layer(axis) and not isinstance(rate := content["optimizer"]["learning_rate"], dict):
+        path = ["optimizer", *axis.hyperparameter.split(".")] if axis.path[0] == "optimizers" else axis.path
+        if axis.is_of_layer and not isinstance(rate := content["optimizer"]["learning_rate"], dict):
             content["optimizer"]["learning_rate"] = dict.fromkeys(layers_of(config), rate)
         cfg.lay(content, path, _value_at(config, axis, setting))
     return cfg.checked(content, "the best setting")
@@ -139,7 +139,7 @@ def _differences(
 def _value_at(config: Config, axis: Axis, setting: "xarray.Dataset") -> Any:
     if axis.optimizer:
         trials = trials_of(config, _private_numbers(config))
-        return trials.arguments(axis.optimizer)[axis.path[-1]].tolist()[setting["trial"].item()]
+        return trials.arguments(axis.optimizer)[axis.hyperparameter].tolist()[setting["trial"].item()]
     name = f"{axis.name}.value" if f"{axis.name}.value" in setting.coords else axis.name
     return setting[name].values.tolist()
 
@@ -226,11 +226,6 @@ def _private_numbers(config: Config) -> dict[str, np.ndarray]:
     return found
 
 
-def is_of_layer(axis: Axis) -> bool:
-    """Whether an axis is the learning rate of one layer: optimizer.learning_rate.hidden."""
-    return "learning_rate" in axis.path[1:-1]
-
-
 # --- one lane ---
 
 
@@ -258,9 +253,9 @@ class _Lane:
     def __call__(self, optimizer: str = "optimizer", trial: Any = 0, **point: Any) -> Descent:
         settings = {self.keys[name]: value for name, value in point.items()}
         arguments = self._given(optimizer, self.tables[optimizer].arguments)
-        swept = under("optimizer.", settings) | under("optimizers.", settings)
+        swept = under("optimizer.", settings) | under("optimizers.", settings) | self._tried(optimizer, trial)
         rates = under("learning_rate.", swept)
-        arguments |= {name: value for name, value in swept.items() if "." not in name} | self._tried(optimizer, trial)
+        arguments |= {name: value for name, value in swept.items() if "." not in name}
         made = self._made(self.factories[optimizer], arguments, rates)
         return Descent(**self.cost.descent(settings), optimizer=made)
 
@@ -292,7 +287,7 @@ class _Lane:
     def trial_values(self) -> Any:
         """The axis of trials; a program for each if one of the hyperparameters that vary needs that."""
         for axis in self.trials.axes:
-            parameter = names.parameters(self.factories[axis.optimizer]).get(axis.path[-1])
+            parameter = names.parameters(self.factories[axis.optimizer]).get(axis.hyperparameter.partition(".")[0])
             column = ranges.numbers(axis, self.config.seed)
             if axis.each or isinstance(names.along(f"sweep.{axis.key}", parameter, column), list):
                 return plans.each(range(self.trials.count))
@@ -303,7 +298,7 @@ class _Lane:
 
     def _given(self, optimizer: str, values: Mapping[str, Any]) -> dict[str, Any]:
         known = names.parameters(self.factories[optimizer])
-        return {name: names.rates_or_one(name, known.get(name), value) for name, value in values.items()}
+        return {n: names.rates_or_one(n, known.get(n.partition(".")[0]), value) for n, value in values.items()}
 
     def _tried(self, optimizer: str, trial: Any) -> dict[str, Any]:
         columns = self.trials.arguments(optimizer)
@@ -327,22 +322,24 @@ class _Lane:
     def _check_axis(self, axis: Axis) -> None:
         """Whether a swept key names something that can vary."""
         where, (table, *rest) = f"sweep.{axis.key}", axis.path
+        optimizers = "optimizers" if self.config.optimizers else "optimizer"
         if axis.key.startswith(tuple(f"{tables}." for tables in self.cost.varies)) or axis.key in self.cost.varies:
             self.cost.check_axis(axis)
-        elif is_of_layer(axis):
-            if not isinstance(self.config.optimizer, cfg.Optimizer):
-                raise ConfigError(f"{where}: a rate for each layer can be swept with a single [optimizer] only")
-            self._check_layers(where, rest[1:])
-        elif axis.optimizer is not None and self.config.optimizers:
-            if axis.optimizer not in self.factories:
-                known = near(axis.optimizer, self.factories)
-                raise ConfigError(f"{where}: there is no optimizer {axis.optimizer}{known}")
-            names.check_hyperparameter(where, rest[1], self.factories[axis.optimizer])
-        elif table == ("optimizers" if self.config.optimizers else "optimizer") and len(rest) == 1:
-            if rest[0] in ("name", "function"):
-                raise ConfigError(f"{where}: to compare optimizers, give each a table [optimizers.NAME]")
-            for factory in self.factories.values():
-                names.check_hyperparameter(where, rest[0], factory)
+        elif table == optimizers and rest:
+            self._check_hyperparameter(where, axis)
         elif axis.key != "seed":
-            tables = ("seed", *self.cost.varies, "optimizers" if self.config.optimizers else "optimizer")
+            tables = ("seed", *self.cost.varies, optimizers)
             raise ConfigError(f"{where}: {axis.key} can't be swept{near(table, tables, cutoff=0.8)}")
+
+    def _check_hyperparameter(self, where: str, axis: Axis) -> None:
+        if axis.optimizer is not None and axis.optimizer not in self.factories:
+            raise ConfigError(f"{where}: there is no optimizer {axis.optimizer}{near(axis.optimizer, self.factories)}")
+        name, _, layer = axis.hyperparameter.partition(".")
+        if name in ("name", "function"):
+            raise ConfigError(f"{where}: to compare optimizers, give each a table [optimizers.NAME]")
+        for factory in self.factories.values() if axis.optimizer is None else [self.factories[axis.optimizer]]:
+            names.check_hyperparameter(where, name, factory)
+        if layer and name != "learning_rate":
+            raise ConfigError(f"{where}: only a learning rate can differ from layer to layer")
+        if layer:
+            self._check_layers(where, [layer])

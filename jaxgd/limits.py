@@ -100,14 +100,16 @@ def rule_of(config: Config, table: "xarray.Dataset", name: str | None) -> Rule |
     if optimizer is None or optimizer.function is not None:
         return None
     given = dict(optimizer.arguments)
-    for axis in cfg.axes(config):
-        if axis.path[0] in _OPTIMIZERS and axis.optimizer in (None, name):
-            values = table[axis.name]
-            number = values.dtype.kind in "iuf" and f"{axis.name}.value" not in table.coords
-            values = values.sel(optimizer=name) if "optimizer" in values.dims else values
-            given[axis.path[-1]] = values.drop_vars(list(values.coords)) if number else ()
+    mine = [axis for axis in cfg.axes(config) if axis.path[0] in _OPTIMIZERS and axis.optimizer in (None, name)]
+    if any(axis.is_of_layer for axis in mine):  # no one rate that a limit could bound
+        return None
+    for axis in mine:
+        values = table[axis.name]
+        number = values.dtype.kind in "iuf" and f"{axis.name}.value" not in table.coords
+        values = values.sel(optimizer=name) if "optimizer" in values.dims else values
+        given[axis.hyperparameter] = values.drop_vars(list(values.coords)) if number else ()
     rule = known_rule(optimizer.name or name, given)
-    if rule is None or any(isinstance(value, (list, tuple)) for value in given.values()):
+    if rule is None or any(isinstance(value, (list, tuple, dict)) for value in given.values()):
         return None
     return Rule(rule, given.get("momentum"))
 

@@ -1,8 +1,10 @@
 """The manifest of a run folder: what was run, by what, when; and the hash of all that is written once."""
 
+import itertools
 import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from jaxgd.plan import Plan
 
 LAYOUT = 1
 NAME = "manifest.json"
-_PACKAGES = ("jaxgd", "jax", "jaxlib", "optax", "numpy", "xarray", "zarr")
+NUMERIC = ("jax", "jaxlib", "optax", "numpy", "jaxgd")  # the packages that make the numbers
+_PACKAGES = (*NUMERIC, "xarray", "zarr")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -55,13 +58,45 @@ def made(plan: Plan, fingerprint: str, source: Path) -> dict[str, Any]:
         "fingerprint": fingerprint,
         "lanes": plan.lanes,
         "precision": "float64" if plan.x64 else "float32",
+        **session(source),
+        "resumed": [],
+        "finished": None,
+    }
+
+
+def session(source: Path) -> dict[str, Any]:
+    """By what, and when, a run is begun or gone on with: no word of whose machine it is."""
+    return {
         "packages": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "devices": [f"{device.platform} {device.device_kind}" for device in jax.local_devices()],
         "commit": commit(source),
         "begun": now(),
-        "finished": None,
     }
+
+
+def note_session(path: Path, source: Path, lanes: int) -> list[str]:
+    """Notes that a run is gone on with, so many of its lanes being finished.
+
+    Returns:
+      What makes the numbers and is another than when finished lanes were made, as "jax 0.10.2 (now 0.12.0)".
+    """
+    known, here = read_manifest(path), session(source) | {"lanes": lanes}
+    sessions = [known | {"lanes": 0}, *known.get("resumed", []), here]
+    amend(path, resumed=sessions[1:])
+    return differences([one for one, after in itertools.pairwise(sessions) if one["lanes"] != after["lanes"]], here)
+
+
+def differences(earlier: Iterable[dict[str, Any]], here: dict[str, Any]) -> list[str]:
+    """What of the packages and devices that make the numbers is another here than in earlier sessions, in words."""
+    before, now = list(map(_makers, earlier)), _makers(here)
+    others = {name: dict.fromkeys(str(one[name]) for one in before if one[name] != now[name]) for name in now}
+    return [f"{name} {' and '.join(then)} (now {now[name]})" for name, then in others.items() if then]
+
+
+def _makers(session: dict[str, Any]) -> dict[str, Any]:
+    packages = {name: session["packages"].get(name) for name in NUMERIC}
+    return packages | {"device": ", ".join(dict.fromkeys(session["devices"]))}
 
 
 def as_json(content: dict[str, Any]) -> str:

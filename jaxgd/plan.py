@@ -436,6 +436,10 @@ def bytes_of(tree: PyTree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+def lanes_of(box: Box) -> int:
+    return math.prod(part.stop - part.start for part in box)
+
+
 class NeedsValue(TypeError):
     """A value that varies within a program was needed before it could be traced."""
 

@@ -184,6 +184,11 @@ def _primitives(jaxpr: core.Jaxpr) -> set[str]:
     return names.union(*map(_primitives, core.subjaxprs(jaxpr)))
 
 
+def calls_back(jaxpr: core.Jaxpr) -> bool:
+    """Whether a program calls Python while it runs, to print, say."""
+    return any("callback" in name or name == "debug_print" for name in _primitives(jaxpr))
+
+
 # --- compiled once ---
 
 
@@ -205,21 +210,21 @@ def compiled(function: Callable[..., Any], inputs: PyTree, device: Any) -> Progr
     def with_constants(constants, *leaves):
         return jax.core.eval_jaxpr(closed.jaxpr, constants, *leaves)
 
-    calls_back = any("callback" in name for name in _primitives(closed.jaxpr))
-    if calls_back:
+    calls = calls_back(closed.jaxpr)
+    if calls:
         warnings.warn("the cost calls back into Python, which runs one lane at a time: one worker only", stacklevel=2)
     place = jax.sharding.SingleDeviceSharding(device)
     # Unused arguments stay: left out of the text, they would make one program of two that take different ones.
     jitted = jax.jit(with_constants, in_shardings=place, out_shardings=place, keep_unused=True)
     lowered = jitted.lower(closed.consts, *jax.tree.leaves(inputs))
-    executable = _executable(lowered, device, again=calls_back)
+    executable = _executable(lowered, device, again=calls)
     constants = jax.device_put(closed.consts, device)
     tree = jax.tree.structure(outputs)
 
     def run(*inputs):
         return tree.unflatten(executable(constants, *jax.tree.leaves(inputs)))
 
-    return Program(run, calls_back)
+    return Program(run, calls)
 
 
 def compilations() -> int:

@@ -1,5 +1,6 @@
 """What `import jaxgd` offers, from every room."""
 
+import jaxgd.show  # noqa: F401  (a notebook learns to show what the others make)
 from jaxgd.descent import Descent, History, descend
 from jaxgd.learning_rate import best_rates, critical_learning_rate, find_learning_rate
 from jaxgd.outcome import OUTCOMES, verdict

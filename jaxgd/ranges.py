@@ -51,9 +51,27 @@ class Axis:
         return self.key.split(".")
 
     @property
+    def entry(self) -> dict[str, Any]:
+        """It as [sweep] says it."""
+        further = {"num": self.num, "name": self.name if self.name != _dimension(self.key) else None}
+        said = {self.word: self.numbers} | {name: value for name, value in further.items() if value is not None}
+        return said | ({"each": True} if self.each else {})
+
+    @property
     def optimizer(self) -> str | None:
         """The one of several optimizers that alone varies along it, if so: optimizers.adam.learning_rate."""
-        return self.path[1] if self.path[0] == "optimizers" and len(self.path) == 3 else None
+        of_all = self.path[0] != "optimizers" or len(self.path) < 3 or self.path[1] == "learning_rate"
+        return None if of_all else self.path[1]
+
+    @property
+    def hyperparameter(self) -> str:
+        """What of an optimizer varies along it: learning_rate; learning_rate.output, if of one layer only."""
+        return ".".join(self.path[1 if self.optimizer is None else 2 :])
+
+    @property
+    def is_of_layer(self) -> bool:
+        """Whether it is the learning rate of one layer: optimizer.learning_rate.hidden."""
+        return self.path[0] in ("optimizer", "optimizers") and self.hyperparameter.startswith("learning_rate.")
 
 
 # --- as TOML says it ---
@@ -147,7 +165,8 @@ def _dimension(key: str) -> str:
     parts = key.split(".")
     if key in ("cost.network.seed", "data.seed"):  # beside the one that all things share
         return "_".join(parts[-2:])
-    inner = parts[2:] if len(parts) > 2 and parts[0] in ("optimizers", "cost") else parts[1:]
+    of_one = len(parts) > 2 and parts[0] in ("optimizers", "cost") and parts[1] != "learning_rate"
+    inner = parts[2:] if of_one else parts[1:]
     return "_".join(inner) or key
 
 

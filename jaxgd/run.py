@@ -6,24 +6,21 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from jaxgd import config as cfg
-from jaxgd import landscape, lane, limits, store, table
+from jaxgd import lane, limits, manifest, paths, store, table
 from jaxgd import plan as plans
 from jaxgd.config import Config, ConfigError
-from jaxgd.descent import Descent, History, norm, opened
+from jaxgd.descent import History
 from jaxgd.files import hashed, sole_writer
 from jaxgd.nearest import nearest
-from jaxgd.outcome import choose, named
+from jaxgd.outcome import named
 from jaxgd.ranges import visible
 from jaxgd.surfaces import SURFACES
 from jaxgd.sweep import carried_out
@@ -33,10 +30,6 @@ if TYPE_CHECKING:
     import xarray
 
 RUNS = Path("runs")
-_PATH_BYTES = 1 << 23  # of all stored paths together; beyond it, their records are thinned
-_MOST_RECORDS = 2001  # of a path: a curve has no more dots
-_FEWEST_RECORDS = 201  # if there is no room for as many with all their params, these are not kept
-
 _LONGEST_NAME = 100  # bytes of a folder's name, before the hash
 Progress = Callable[[int, int], None]  # lanes finished, lanes in all
 
@@ -50,6 +43,7 @@ class Prepared:
     fingerprint: str
     folder: Path
     source: Path  # the folder where the functions that the config names are looked for
+    notes: dict[str, Any] = field(default_factory=dict)  # what else its manifest is to say
 
     @property
     def is_unchanged(self) -> bool:
@@ -63,12 +57,16 @@ def prepared(path: Path, settings: Iterable[str] = (), runs: Path = RUNS) -> Pre
     Raises:
       ConfigError: it can't be carried out.
     """
-    config = cfg.read(path, settings)
-    source = source_of(path.resolve().parent)
-    plan = lane.planned(config, str(path), source)
+    return prepared_as(cfg.read(path, settings), str(path), _called(path), source_of(path.resolve().parent), runs)
+
+
+def prepared_as(config: Config, where: str, name: str, source: Path, runs: Path = RUNS) -> Prepared:
+    """As `prepared`, a config that is no file; `where` opens every message, and its run is called by `name`."""
+    plan = lane.planned(config, where, source)
     fingerprint = _fingerprint(config, plan)
     known_as = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
-    return Prepared(config, plan, fingerprint, runs / f"{_called(path)}-{known_as}", source)
+    name = visible(name).encode()[:_LONGEST_NAME].decode(errors="ignore")
+    return Prepared(config, plan, fingerprint, runs / f"{name}-{known_as}", source)
 
 
 def reopened(folder: Path) -> Prepared:
@@ -97,11 +95,15 @@ def source_of(folder: Path) -> Path:
 
 
 def _called(path: Path) -> str:
-    """What the runs of a config are called: as its file, short enough, and with nothing in it that can't be seen; or,
-    if it is a run's own, as that run is."""
+    """What the runs of a config are called: as its file; or, if it is a run's own, as that run is."""
     folder = path.resolve().parent
-    known = _RUN_NAME.fullmatch(folder.name) if (folder / "manifest.json").is_file() else None
-    return visible(known[1] if known else path.stem).encode()[:_LONGEST_NAME].decode(errors="ignore")
+    return name_of(folder) if (folder / "manifest.json").is_file() else path.stem
+
+
+def name_of(folder: Path) -> str:
+    """What a run is called, its hash apart."""
+    known = _RUN_NAME.fullmatch(folder.name)
+    return known[1] if known else folder.name
 
 
 _RUN_NAME = re.compile(r"(.+)-[0-9a-f]{8}(?:-\d+)?")  # of a config's run, and of one that was set aside
@@ -152,13 +154,15 @@ def set_aside(run: Prepared) -> Path | None:
 def _carry_out(run: Prepared, progress: Progress, client: Any) -> None:
     folder = store.opened(run.folder, run.plan, run.fingerprint, run.source)
     folder.keep_config(cfg.as_toml(run.config))
-    boxes = folder.unfinished()
-    done = run.plan.lanes - sum(map(_lanes, boxes))
+    if run.notes:
+        manifest.amend(run.folder, **run.notes)
+    boxes = folder.begin()
+    done = run.plan.lanes - sum(map(plans.lanes_of, boxes))
     progress(done, run.plan.lanes)
     for box in _batches(run, folder, boxes, client):
-        done += _lanes(box)
+        done += plans.lanes_of(box)
         progress(done, run.plan.lanes)
-    _keep_what_is_drawn(run, folder)
+    paths.keep(folder, run.config.record.paths, domain=_domain(run), seed=run.config.seed)
     if run.config.record.params == "best" and not folder.has_best():
         best = best_params(run.plan, folder.table(), run.config.run.select)
         if best is not None:
@@ -170,24 +174,6 @@ def _carry_out(run: Prepared, progress: Progress, client: Any) -> None:
     folder.finish()
 
 
-def _keep_what_is_drawn(run: Prepared, folder: store.Folder) -> None:
-    """The surface of the cost, and paths on it; the surface first, for where there are too many params to keep, all
-    that is kept of paths is where they lie on it."""
-    wanted = _number_of_paths(run)
-    if folder.has_surface() and (folder.has_paths() or not wanted):
-        return
-    results, plan = folder.table(), run.plan
-    chosen = table.representative(results, wanted)
-    whole = _records_kept(plan, len(chosen)) >= min(plan.epochs + 1, _FEWEST_RECORDS)
-    room = len(chosen) if whole else max(1, _PATH_BYTES // (4 * plans.bytes_of(plan.outline["params"])))
-    some = paths(plan, results, table.representative(results, room)) if chosen else None
-    domain = _domain(run)
-    surface = landscape.of_run(plan, results, some, select=run.config.run.select, domain=domain, seed=run.config.seed)
-    folder.keep_surface(surface if whole else surface.drop_vars(("origin", "direction")))
-    if chosen:
-        folder.keep_paths(some if whole else paths(plan, results, chosen, surface))
-
-
 def _domain(run: Prepared) -> np.ndarray | None:
     """The customary box of a named surface."""
     if run.config.cost is None or run.config.cost.surface is None:
@@ -197,7 +183,7 @@ def _domain(run: Prepared) -> np.ndarray | None:
 
 
 def resolved(name: str, runs: Path = RUNS) -> Path:
-    """The run folder that a word stands for: a folder, a config, or the unique beginning of a run's name.
+    """The run folder that a word stands for: a folder, a config, a run's name, or the unique beginning of one.
 
     Raises:
       ConfigError: it stands for none, or for several.
@@ -212,7 +198,8 @@ def resolved(name: str, runs: Path = RUNS) -> Path:
         return folder
     known = sorted(p.parent.name for p in runs.glob("*/manifest.json"))
     found = [one for one in known if one.startswith(name)]
-    found = [name] if name in found else found  # whole, though others that were set aside begin so too
+    called_so = [one for one in found if name_of(Path(one)) == name]  # others but begin so: closer looks at it, say
+    found = [name] if name in found else called_so or found
     if len(found) != 1:
         several = f"could be {', '.join(found)}" if found else f"is no run{cfg.near(name, known)}"
         raise ConfigError(f"{name} {several}; give a run folder, its config, or the beginning of its name")
@@ -220,8 +207,22 @@ def resolved(name: str, runs: Path = RUNS) -> Path:
 
 
 def config_of(folder: Path) -> Config:
-    """The config that a run folder was made from."""
-    return cfg.read(store.config_file(folder))
+    """The config that a run folder was made from.
+
+    Raises:
+      ConfigError: it was made from none.
+      StoreError: the folder is damaged.
+    """
+    file = store.config_file(folder)
+    if file is None:
+        raise ConfigError(f"{folder} has no config: it was made in Python, by jaxgd.sweep")
+    return cfg.read(file)
+
+
+def title_of(folder: Path) -> str:
+    """What a run is called: as its config says, or as its folder."""
+    file = store.config_file(folder)
+    return (file and cfg.read(file).title) or folder.resolve().name
 
 
 def replay(folder: str | Path, **setting: Any) -> History:
@@ -237,43 +238,6 @@ def replay(folder: str | Path, **setting: Any) -> History:
     epochs = int(results["epochs"].isel(place))
     with jax.enable_x64(run.plan.x64):
         return replayed(run.plan.lane, point, epochs)
-
-
-def paths(
-    plan: plans.Plan,
-    results: "xarray.Dataset",
-    chosen: list[tuple[int, ...]],
-    surface: "xarray.Dataset | None" = None,
-) -> "xarray.Dataset":
-    """The chosen lanes again, with their records: cost, gradient norm and params over epochs.
-
-    Dimensions (path, epoch); the coordinates say which lane each path is. NaN once the lane has ended.
-    Given a surface, where they lie on it, `position` (path, epoch, axis), in place of the params.
-    """
-    import xarray
-
-    plane = None if surface is None else landscape.plane_of(surface)
-    epochs = _epochs_kept(plan.epochs, _records_kept(plan, len(chosen), plane))
-    ended = np.array([int(results["epochs"].values[index]) for index in chosen], np.int32)
-    records: list[dict[str, np.ndarray]] = [{}] * len(chosen)
-    for static, places in plans.by_program(plan, chosen).items():
-        together = _replayed(plan, static, [chosen[place] for place in places], ended[places], epochs, plane)
-        for row, place in enumerate(places):
-            records[place] = {name: values[row] for name, values in together.items()}
-    past = epochs[None, :] > ended[:, None]
-    data: dict[str, Any] = {}
-    for name, leaf in records[0].items():
-        values = np.stack([record[name] for record in records])
-        values[past] = np.nan
-        inner = ["axis"] if name == "position" else [f"{name}.{axis}" for axis in range(leaf.ndim - 1)]
-        data[name] = (("path", "epoch", *inner), values)
-    coordinates: dict[str, Any] = {"epoch": epochs}
-    for name, (dimensions, values) in table.coordinates(plan).items():
-        if set(dimensions) <= set(results["outcome"].dims):
-            where = [results["outcome"].dims.index(dimension) for dimension in dimensions]
-            coordinates[name] = ("path", np.array([values[tuple(index[i] for i in where)] for index in chosen]))
-    data["outcome"] = ("path", np.array([results["outcome"].values[index] for index in chosen]))
-    return xarray.Dataset(data, coordinates)
 
 
 def best_params(plan: plans.Plan, results: "xarray.Dataset", select: str) -> "xarray.Dataset | None":
@@ -298,81 +262,3 @@ def best_params(plan: plans.Plan, results: "xarray.Dataset", select: str) -> "xa
         inner = tuple(f"{name}.{axis}" for axis in range(values.ndim - 1))
         data[name] = (winner["outcome"].dims + inner, values.reshape(shape + values.shape[1:]))
     return xarray.Dataset(data, winner.coords)
-
-
-def _replayed(
-    plan: plans.Plan,
-    static: tuple[int, ...],
-    lanes: list[tuple[int, ...]],
-    ended: np.ndarray,
-    epochs: np.ndarray,
-    plane: landscape.Plane | None,
-) -> dict[str, np.ndarray]:
-    """Records [lane, record] by name of the lanes of one program, a block of them side by side."""
-    size = min(len(lanes), plan.block)
-    records = []
-    with jax.enable_x64(plan.x64), plans.plain_words():
-        recorded = partial(_recorded, plans.bound(plan, static), epochs)
-        program = jax.jit(jax.vmap(recorded, (0, 0, None)))
-        for first in range(0, len(lanes), size):
-            block = np.minimum(np.arange(first, first + size), len(lanes) - 1)  # padded: one program does for all
-            history = program(ended[block], plans.points(plan, [lanes[i] for i in block]), plane and plane[:2])
-            records.append(jax.tree.map(lambda a, first=first: np.asarray(a)[: len(lanes) - first], history))
-    history = jax.tree.map(lambda *blocks: np.concatenate(blocks), *records)
-    return {
-        "cost": history.cost,
-        "gradient_norm": history.gradient_norm,
-        **history.metrics,
-        **named("position" if plane else "params", history.params),
-    }
-
-
-def _recorded(
-    lane: Callable[..., Descent], epochs: np.ndarray, ended: Any, point: dict[str, Any], onto: Any
-) -> History:
-    """One lane as it is at `epochs`; what lies between them is not kept. Once it has ended, it stands at its start.
-
-    Of its params are kept where they lie in the plane with origin and directions `onto`, if one is given.
-    """
-    one = opened(lane(**point))
-    start = (one.params, one.init(one.params))
-
-    def moved(now, carry):
-        return choose(now < ended, one.step(*carry)[2:], start)  # a finite place: a NaN makes line searches run long
-
-    def record(carry, span):
-        now, following = span
-        value, grads, *after = one.step(*carry)
-        where = carry[0] if onto is None else jnp.asarray(onto[1]) @ (ravel_pytree(carry[0])[0] - onto[0])
-        seen = History(now, where, value, norm(grads), one.metrics(carry[0]))
-        return jax.lax.fori_loop(now + 1, following, moved, choose(now < ended, tuple(after), start)), seen
-
-    spans = (jnp.asarray(epochs), jnp.asarray(np.append(epochs[1:], epochs[-1])))
-    return jax.lax.scan(record, start, spans)[1]
-
-
-def _records_kept(plan: plans.Plan, count: int, plane: landscape.Plane | None = None) -> int:
-    """How many records of each of so many paths there is room for."""
-    numbers = plans.bytes_of(plan.outline["params"]) if plane is None else 8 * len(plane.directions)
-    return max(2, min(plan.epochs + 1, _MOST_RECORDS, _PATH_BYTES // (count * (numbers + 16) or 1)))
-
-
-def _epochs_kept(epochs: int, count: int) -> np.ndarray:
-    """All, or about `count` of them: half spread evenly, half by ratios, for most happens early."""
-    if count > epochs:
-        return np.arange(epochs + 1, dtype=np.int32)
-    by_ratio = np.geomspace(1, epochs + 1, count - count // 2) - 1
-    return np.unique(np.concatenate([np.linspace(0, epochs, max(2, count // 2)), by_ratio]).round().astype(np.int32))
-
-
-def _number_of_paths(run: Prepared) -> int:
-    """A single descent and a race are their own paths; of a sweep's lanes an eighth, but 8 to 48, unless it says."""
-    if all(dimension.static or dimension.size == 1 for dimension in run.plan.dimensions):
-        return run.plan.lanes
-    if run.config.record.paths is None:
-        return min(max(run.plan.lanes // 8, 8), 48)
-    return run.config.record.paths
-
-
-def _lanes(box: plans.Box) -> int:
-    return math.prod(part.stop - part.start for part in box)

@@ -1,6 +1,7 @@
 """The run folder: labelled arrays, a manifest, and the ledger of what is finished.
 
     run.toml         the config as it was understood, every default filled in
+    lane.py          in its place, of a sweep made in Python: its lane function as it was written
     manifest.json    layout, fingerprint, packages, devices, commit, times, hashes
     results.zarr     an xarray.Dataset, one chunk-aligned box of the grid per batch
     surface.zarr     the cost over a grid of its params, or over a slice through them
@@ -20,9 +21,10 @@ import itertools
 import json
 import os
 import shutil
+import warnings
 from asyncio import to_thread
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,13 +38,13 @@ from zarr.storage import LocalStore
 from jaxgd import manifest, table
 from jaxgd.files import StoreError, flush, flush_folders, hashed, now, sweep_partial, write_bytes, write_text
 from jaxgd.manifest import check_intact, is_intact, read_manifest
-from jaxgd.plan import Box, Plan
+from jaxgd.plan import Box, Plan, lanes_of
 from jaxgd.ranges import visible
 
 if TYPE_CHECKING:
     import xarray
 
-_RESULTS, _CONFIG = "results.zarr", "run.toml"
+_RESULTS, _CONFIG, _LANE = "results.zarr", "run.toml", "lane.py"
 _PATHS, _BEST, _LIMITS, _SURFACE = "paths.zarr", "best.zarr", "limits.zarr", "surface.zarr"
 _DERIVED = (_PATHS, _BEST, _LIMITS, _SURFACE)
 _LEDGER = "done"
@@ -62,6 +64,24 @@ class Folder:
     plan: Plan
     group: zarr.Group
     done: np.ndarray  # the ledger, batch by batch
+    source: Path | None = None  # of a run that was there already: the repository whose commit the manifest notes
+
+    def begin(self) -> list[Box]:
+        """The boxes that have still to be carried out; that a run goes on with them is noted in its manifest.
+
+        Warns if it was begun by other versions or on other devices, for they round otherwise.
+        """
+        boxes = self.unfinished()
+        if boxes and self.source is not None:
+            finished = self.plan.lanes - sum(map(lanes_of, boxes))
+            if others := manifest.note_session(self.path, self.source, finished):
+                warnings.warn(
+                    f"{self.path} goes on with other versions than it began with: {finished} of its {self.plan.lanes} "
+                    f"lanes are of {', '.join(others)}; they are kept, and the rest may be rounded otherwise, which "
+                    "tells where an edge is near; --fresh, or another folder, makes all of them alike",
+                    stacklevel=2,
+                )
+        return boxes
 
     def unfinished(self) -> list[Box]:
         """The boxes that have still to be carried out."""
@@ -94,10 +114,17 @@ class Folder:
 
     def keep_config(self, text: str) -> None:
         """Writes run.toml."""
-        path = self.path / _CONFIG
-        if not (path.is_file() and path.read_text("utf-8") == text and is_intact(self.path, _CONFIG)):
+        self._keep_text(_CONFIG, text)
+
+    def keep_lane(self, text: str) -> None:
+        """Writes lane.py."""
+        self._keep_text(_LANE, text)
+
+    def _keep_text(self, name: str, text: str) -> None:
+        path = self.path / name
+        if not (path.is_file() and path.read_text("utf-8") == text and is_intact(self.path, name)):
             write_text(path, text)
-            manifest.note_hashes(self.path, _CONFIG)
+            manifest.note_hashes(self.path, name)
 
     def has_paths(self) -> bool:
         return self._has(_PATHS)
@@ -170,14 +197,14 @@ def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path =
     """
     path, known_as = Path(path).absolute(), hashed(fingerprint.encode())
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        if read_manifest(path)["fingerprint"] != known_as:
-            raise StoreError(f"{path} holds another run: its cost, axes or settings differ; name another folder")
+        if (known := read_manifest(path))["fingerprint"] != known_as:
+            raise StoreError(f"{path} holds another run: {_differs(known)}; name another folder")
         check_intact(path, _RESULTS)
         sweep_partial(path)
         for part in _DERIVED:
             if not is_intact(path, part):
                 shutil.rmtree(path / part, ignore_errors=True)  # made anew from the results
-        return _open(path, plan)
+        return replace(_open(path, plan), source=source)
     _check_names([*table.coordinates(plan), *table.variables(plan)])
     beside = path.with_name(f".{path.name}.partial")  # whoever finds the folder finds it whole
     shutil.rmtree(beside, ignore_errors=True)
@@ -191,6 +218,13 @@ def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path =
     beside.replace(path)
     flush(path.parent)
     return _open(path, plan)
+
+
+def _differs(known: dict[str, Any]) -> str:
+    """What makes another run of it."""
+    others = manifest.differences([known], manifest.session(Path()))
+    versions = f", or the same ones read otherwise by {', '.join(others)}" if others else ""
+    return f"its cost, axes or settings differ{versions}"
 
 
 def set_aside(path: Path) -> Path | None:
@@ -301,14 +335,29 @@ def _opened_part(path: Path, part: str) -> "xarray.Dataset | None":
     return _opened(path / part).load()
 
 
-def config_file(path: Path) -> Path:
-    """The run.toml of a run folder.
+def config_file(path: Path) -> Path | None:
+    """The run.toml of a run folder; None if it has none, for it was made in Python.
 
     Raises:
       StoreError: it is damaged, or was changed by hand.
     """
-    check_intact(path, _CONFIG)
-    return path / _CONFIG
+    return _text_file(path, _CONFIG)
+
+
+def lane_file(path: Path) -> Path | None:
+    """The lane.py of a run folder; None if it was made from a config, or the lane's source could not be read.
+
+    Raises:
+      StoreError: it is damaged, or was changed by hand.
+    """
+    return _text_file(path, _LANE)
+
+
+def _text_file(path: Path, name: str) -> Path | None:
+    if name not in read_manifest(path)["hashes"] and not (path / name).exists():
+        return None
+    check_intact(path, name)
+    return path / name
 
 
 def _lay_out(path: Path, plan: Plan) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import os
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from functools import partial
@@ -34,6 +35,7 @@ def sweep(
     minima: Any = None,
     tolerance: float | None = None,
     run: str | os.PathLike | None = None,
+    paths: int | None = None,
     executor: Executor | None = None,
 ) -> "xarray.Dataset":
     """Carries out one descent for every point of a grid, and says what became of each.
@@ -51,6 +53,8 @@ def sweep(
       minimum: lowest cost, if known; minima: the points where it and other minima lie, [minimum, params].
       tolerance: as in `outcome.verdict`.
       run: a folder that keeps the results, batch by batch; the same sweep run again goes on from there.
+        `jaxgd report FOLDER` makes its pictures and its report.
+      paths: how many lanes are carried out again for these, record by record; by default an eighth, 8 to 48.
       executor: any `concurrent.futures.Executor`; by default one thread per CPU core, or per accelerator.
 
     Returns:
@@ -83,13 +87,25 @@ def sweep(
     if run is not None:
         from jaxgd import store  # loads zarr
         from jaxgd.files import sole_writer
+        from jaxgd.paths import keep
 
         with sole_writer(Path(run)):
             folder = store.opened(run, plan, plans.fingerprint(plan))
-            for box, figures in carried_out(plan, folder.unfinished(), executor):
+            folder.keep_lane(_source(lane))
+            for box, figures in carried_out(plan, folder.begin(), executor):
                 folder.keep(box, figures)
+            keep(folder, paths)
+            folder.finish()
             return folder.table()
     return in_memory(plan, executor)
+
+
+def _source(lane: Callable[..., Descent]) -> str:
+    """The lane function as it was written; of one that is not to be found, what it is called."""
+    try:
+        return textwrap.dedent(inspect.getsource(lane))
+    except (OSError, TypeError):
+        return f"# {getattr(lane, '__qualname__', type(lane).__qualname__)}\n"
 
 
 def in_memory(plan: Plan, executor: Executor | None = None) -> Any:

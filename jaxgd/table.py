@@ -31,7 +31,7 @@ class Variable(NamedTuple):
 def variables(plan: Plan) -> dict[str, Variable]:
     """The variables over the grid, by name."""
     grid = tuple(dimension.name for dimension in plan.dimensions)
-    real = np.dtype(jax.tree.leaves(plan.outline["params"])[0].dtype) if plan.x64 else np.dtype(np.float32)
+    real = np.result_type(np.float32, *(leaf.dtype for leaf in jax.tree.leaves(plan.outline["params"])))
     described = {}
     for name, meaning in FIGURES.items():
         dtype, fill = (np.dtype(np.int32), NEVER) if name in COUNTS else (real, np.nan)
@@ -120,13 +120,17 @@ def best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dataset":
     >>> float(best(results).learning_rate)
     0.4
     """
-    by = by or selected_by(table)
+    return table.isel(best_place(table, by or selected_by(table)))
+
+
+def best_place(table: "xarray.Dataset", by: str) -> dict[Any, int]:
+    """Where the best setting is, {dimension: index}; errors as `best`."""
     places = ranking(table, by, 1)
     if not places:
         raise ValueError(
             "there is no best setting: " + ("no lane met the target" if by == "target_epoch" else "every lane diverged")
         )
-    return table.isel(places[0])
+    return places[0]
 
 
 def ranking(table: "xarray.Dataset", by: str, count: int) -> list[dict[Any, int]]:

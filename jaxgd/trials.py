@@ -36,7 +36,8 @@ class Trials:
         return {name: (("optimizer", "trial"), self._label(name)) for name in dict.fromkeys(a.name for a in self.axes)}
 
     def _label(self, name: str) -> np.ndarray:
-        named = {axis.optimizer: self.columns[axis.optimizer][axis.path[-1]] for axis in self.axes if axis.name == name}
+        mine = [axis for axis in self.axes if axis.name == name]
+        named = {axis.optimizer: self.columns[axis.optimizer][axis.hyperparameter] for axis in mine}
         real = all(column.dtype.kind == "f" for column in named.values())
         label = np.full((len(self.columns), self.count), np.nan if real else "", float if real else object)
         for row, optimizer in zip(label, self.columns, strict=True):
@@ -74,7 +75,7 @@ def trials_of(config: Config, values: Columns) -> Trials:
 
 def _grid(config: Config, optimizer: str, axes: tuple[Axis, ...], values: Columns) -> Columns:
     """The columns of one optimizer: every combination of its axes, those that are paired in step."""
-    mine = [axis.key for axis in axes if axis.optimizer == optimizer]
+    mine = {axis.key: axis.hyperparameter for axis in axes if axis.optimizer == optimizer}
     pairs = [group for group in cfg.paired(config) if group[0] in mine]
     partners = {key: group for group in pairs for key in group}
     groups = [partners.get(key, [key]) for key in mine if partners.get(key, [key])[0] == key]
@@ -82,8 +83,4 @@ def _grid(config: Config, optimizer: str, axes: tuple[Axis, ...], values: Column
         if len({len(values[key]) for key in group}) > 1:
             raise ConfigError(f"sweep.paired: {' and '.join(group)} differ in length")
     steps = np.meshgrid(*(np.arange(len(values[group[0]])) for group in groups), indexing="ij")
-    return {
-        key.split(".")[-1]: values[key][step.ravel()]
-        for group, step in zip(groups, steps, strict=True)
-        for key in group
-    }
+    return {mine[key]: values[key][step.ravel()] for group, step in zip(groups, steps, strict=True) for key in group}

@@ -15,7 +15,7 @@ import pytest
 from command import command
 
 import jaxgd
-from jaxgd import files, store
+from jaxgd import cli, files, run, store
 from jaxgd.names import optimizers
 from jaxgd.surfaces import SURFACES
 
@@ -564,6 +564,12 @@ def test_a_failure_names_its_reason(folder, monkeypatch):
     monkeypatch.setenv("JAXGD_TRACEBACK", "1")
     with pytest.raises(OSError, match="denied"):
         command("run", "good.toml")
+
+
+def test_warnings_of_its_own_are_messages_and_others_are_python_s():
+    said = "what\x1b[2J it means"
+    assert cli._as_a_message(UserWarning(said), UserWarning, run.__file__, 3) == "jaxgd: what\\x1b[2J it means\n"
+    assert "other.py:3: UserWarning: what" in cli._as_a_message(UserWarning(said), UserWarning, "/a/other.py", 3)
 
 
 def test_a_full_disk_is_said_plainly_and_the_run_goes_on_when_there_is_room(folder, monkeypatch):

@@ -166,7 +166,11 @@ def pure_callback(x):
         (lambda x: x > 0, "cost returns bool; it must return a real"),
         (lambda x: x + 1j, "cost returns complex64; it must return a real"),
         (lambda x: (x, x), "cost returns a tuple; it must return one real number"),
-        (lambda x: None, "cost returns a NoneType; it must return one real number"),
+        (lambda x: {"loss": x}, "cost returns a dict; it must return one real number"),
+        (lambda x: None, "cost returns None; it must return one real number"),
+        (lambda x: "low", "cost returns a str; it must return one real number"),
+        (lambda x: lambda: x, "cost returns a function; it must return one real number"),
+        (lambda x: "low" + x, "can only concatenate str"),  # its own complaint
         (lambda x: np.sin(x), "cost cannot be traced by JAX: .* write it with jax.numpy"),
         (lambda x: np.asarray(x) ** 2, "cost cannot be traced by JAX"),
         (lambda x: math.sin(x), "cost cannot be traced by JAX"),
@@ -186,6 +190,29 @@ def test_costs_that_are_no_costs(cost, says):
         steps(cost)
     with pytest.raises(TypeError, match=says):
         jaxgd.sweep(lambda rate: jaxgd.Descent(cost, 1.0, optax.sgd(rate)), {"rate": [0.1]}, epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "of", "precision"),
+    [
+        ("float16", "both", "float32"),
+        ("bfloat16", "params", "float64"),
+        ("bfloat16", "cost", "float64"),
+        ("float32", "cost", "float64"),
+    ],
+    indirect=["precision"],
+)
+def test_the_cost_is_watched_in_single_precision_at_least(dtype, of, precision):
+    def cost(x):
+        return jnp.asarray(x, jnp.float32 if of == "params" else dtype) ** 2
+
+    start = jnp.asarray(3.0, precision if of == "cost" else dtype)
+    table = jaxgd.sweep(lambda rate: jaxgd.Descent(cost, start, optax.sgd(rate)), {"rate": [0.25]}, epochs=2)
+    history = jaxgd.descend(cost, start, optax.sgd(0.25), epochs=2)
+    real = np.result_type("float32", start.dtype)
+    assert history.cost.dtype == table.final_cost.dtype == table.start_cost.dtype == real
+    assert history.params.dtype == table["params"].dtype == start.dtype
+    assert history.cost.tolist() == [9.0, 2.25, 0.5625] and table.final_cost.item() == 0.5625
 
 
 @pytest.mark.parametrize("params", [{}, None, True, "a", [], {"key": jax.random.key(0), "x": 1.0}])

@@ -1,8 +1,11 @@
 """Figures: every one of every kind of run is drawn, odd runs too; nothing is clipped, and no two texts overlap."""
 
+import base64
+import io
 import re
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,8 @@ import numpy as np
 import optax
 import pytest
 import xarray
+from IPython.core.formatters import DisplayFormatter
+from matplotlib._pylab_helpers import Gcf
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
@@ -19,7 +24,7 @@ from test_show import a_table
 import jaxgd
 from jaxgd import landscape
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, OSCILLATING, OUTCOMES, TRAPPED
-from jaxgd.show import atlas, gallery, notebook, plots, style, terrain
+from jaxgd.show import atlas, display, gallery, notebook, plots, style, terrain
 
 RATES = np.geomspace(1e-3, 10, 6)
 
@@ -189,7 +194,7 @@ def test_outcomes_differ_in_grey():
     assert np.diff(light).min() > 0.03 and len(set(style.MARKS.values())) == len(OUTCOMES)
 
 
-@pytest.mark.parametrize("kind", gallery.FORMATS)
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_files_of_every_kind(kind, tmp_path):
     table, paths = CASES["rates"]
     figures = {"overview": lambda: plots.overview(table, paths, "one")}
@@ -222,8 +227,27 @@ def test_histories_are_drawn_without_a_run(histories, tmp_path):
     notebook.film(surface, histories).save(tmp_path / "race.gif")
     with Image.open(tmp_path / "race.gif") as film:
         assert film.n_frames > 10
-    assert one._repr_png_().startswith(b"\x89PNG")
-    assert jax.tree.map(lambda leaf: leaf[None], one)._repr_png_() is None  # several in one array
+
+
+def test_a_notebook_shows_what_it_is_given(histories, monkeypatch):
+    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    display.register()
+
+    def shown(thing):
+        return shell.display_formatter.format(thing)[0]
+
+    one, table = histories["sgd"], CASES["two axes and names"][0]
+    assert shown(one)["image/png"].startswith(b"\x89PNG") and shown(notebook.curves(one))["image/png"]
+    assert "image/png" not in shown(jax.tree.map(lambda leaf: leaf[None], one))  # several in one array
+    for dataset in (table, notebook.landscape(bowl, one)):
+        page = shown(dataset)["text/html"]
+        assert page.startswith("<img ") and "xr-wrap" in page
+        with Image.open(io.BytesIO(base64.b64decode(re.search('base64,([^"]+)', page)[1]))) as picture:
+            assert np.asarray(picture).std() > 10
+    for dataset in (table.isel({d: 0 for d in table["outcome"].dims}), table[["final_cost"]], xarray.Dataset()):
+        assert shown(dataset)["text/html"].startswith("<div>")  # as xarray shows it
+    assert not Gcf.figs  # pyplot's list of figures
 
 
 def test_a_table_is_drawn_without_a_run(histories):

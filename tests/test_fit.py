@@ -136,6 +136,32 @@ def test_a_rate_for_each_layer():
     assert set(rates) == {"hidden", "output"}
 
 
+SEVERAL = SPIRAL.replace(
+    "[optimizer]\nname =", "[optimizers.momentum]\nlearning_rate = 0.5\n[optimizers.plain]\nname ="
+)
+
+
+def test_a_rate_for_each_layer_of_one_of_several_optimizers():
+    """It varies that one only, the other layer keeps the optimizer's own rate, and so do all others."""
+    sweep = "unequal_trials = true\n[sweep]\noptimizers.plain.learning_rate.output = { values = [0.25, 0.5] }"
+    table = carried(SEVERAL + sweep)
+    assert table["outcome"].dims == ("optimizer", "trial")
+    np.testing.assert_array_equal(table["learning_rate_output"], [[np.nan, np.nan], [0.25, 0.5]])
+    alone = [
+        carried(SPIRAL, f"optimizer.learning_rate={{hidden=0.5, output={rate}}}")["final_cost"] for rate in (0.25, 0.5)
+    ]
+    np.testing.assert_allclose(table["final_cost"].sel(optimizer="plain"), alone, rtol=1e-6)
+    setting = lane.at(cfg.checked(tomllib.loads(SEVERAL + sweep), "a"), table.isel(optimizer=1, trial=0))
+    assert setting.optimizer.arguments["learning_rate"] == {"hidden": 0.5, "output": 0.25}
+
+
+def test_a_rate_for_each_layer_of_all_optimizers():
+    table = carried(SEVERAL, "sweep.optimizers.learning_rate.output={values=[0.25, 0.5]}")
+    assert table["outcome"].dims == ("optimizer", "learning_rate_output")
+    alone = carried(SPIRAL, "optimizer.learning_rate={hidden=0.5, output=0.25}")
+    np.testing.assert_allclose(table["final_cost"].sel(optimizer="plain")[0], alone["final_cost"], rtol=1e-6)
+
+
 def test_words_and_sizes_have_a_program_each():
     table = carried(
         SPIRAL, "sweep.cost.network.activation={values=['tanh', 'relu']}", "sweep.data.batch_size={values=[5, 30]}"
@@ -274,6 +300,26 @@ BAD = {
         SPIRAL,
         ("sweep.optimizer.learning_rate.hiden={values=[1]}",),
         "the params have no part hiden; did you mean hidden?",
+    ),
+    "layer of one of several": (
+        SEVERAL,
+        ("sweep.optimizers.plain.learning_rate.outptu={values=[1]}",),
+        "sweep.optimizers.plain.learning_rate.outptu: the params have no part outptu; did you mean output?",
+    ),
+    "layer of none of several": (
+        SEVERAL,
+        ("sweep.optimizers.plian.learning_rate.output={values=[1]}",),
+        "sweep.optimizers.plian.learning_rate.output: there is no optimizer plian; did you mean plain?",
+    ),
+    "layer of something else": (
+        SEVERAL,
+        ("sweep.optimizers.momentum.momentum.output={values=[1]}",),
+        "sweep.optimizers.momentum.momentum.output: only a learning rate can differ from layer to layer",
+    ),
+    "rate of all, in no sweep": (
+        SEVERAL,
+        ("optimizers.learning_rate.output=1.0",),
+        "optimizers.learning_rate: is the rate of all, for [sweep]",
     ),
     "layer in a table": (
         SPIRAL,

@@ -198,11 +198,20 @@ import jax.numpy as jnp
 def leaving(x):
     raise SystemExit(3)
 
+def failing(x):
+    assert isinstance(x, float)
+
+def text(x):
+    return "low"
+
+def both(x):
+    return x**2, {"more": x}
+
 def cost_nowhere(x):
-    return jnp.where(x < 2, jnp.nan, x**2)
+    return jnp.where(x < 2, jnp.where(x < 1, jnp.inf, jnp.nan), x**2)
 
 def gradient_nowhere(x):
-    return jnp.sqrt(jnp.abs(x - 3))
+    return jnp.where(x < 1, 3.5, jnp.sqrt(jnp.abs(x - 3)))
 """
 
 
@@ -210,14 +219,17 @@ def gradient_nowhere(x):
     "name, code, said",
     [
         ("leaving", 2, "model.py, line 5: SystemExit: 3"),
-        ("cost_nowhere", 0, "1 where the cost is not finite"),
-        ("gradient_nowhere", 0, "1 where the gradient is not finite"),
+        ("failing", 2, "model.py, line 8: AssertionError"),
+        ("text", 2, "cost returns a str; it must return one real number"),
+        ("both", 2, "cost returns a tuple; it must return one real number"),
+        ("cost_nowhere", 0, "2 where the cost is not finite"),
+        ("gradient_nowhere", 0, "1 where the gradient is not finite and 1 where the gradient is 0"),
     ],
 )
 def test_odd_costs_are_said_plainly(folder, name, code, said):
     (folder / "model.py").write_text(ODD)
     text = GOOD.replace('expression = "x**2 + 5"', f'function = "model:{name}"')
-    (folder / "odd.toml").write_text(text + "[sweep]\nstart.x = { values = [1.0, 3.0] }\n")
+    (folder / "odd.toml").write_text(text + "[sweep]\nstart.x = { values = [0.0, 1.0, 3.0] }\n")
     answer = command("run", "odd.toml")
     assert answer.code == code and said in " ".join((answer.out + answer.err).split())
 

@@ -1,5 +1,6 @@
 """Surfaces of a cost: where they look, what they say of their axes, and how paths lie on them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -8,10 +9,12 @@ import xarray
 
 from jaxgd import Descent, landscape, store, sweep
 from jaxgd import config as cfg
+from jaxgd import paths as kept
 from jaxgd import plan as plans
 from jaxgd import run as runs
 from jaxgd.outcome import CONVERGED, DIVERGED
 from jaxgd.surfaces import SURFACES
+from jaxgd.sweep import carried_out
 
 
 def paths_of(points, costs=None, outcomes=None):
@@ -120,9 +123,43 @@ def test_a_run_keeps_its_surface_and_a_sweep_a_few_paths(tmp_path, monkeypatch):
     runs.carry_out(run)
     surface, paths = store.opened_surface(run.folder), store.opened_paths(run.folder)
     assert paths.sizes["path"] == 8 and surface["cost"].attrs["kind"] == "principal"
-    monkeypatch.setattr(runs, "_PATH_BYTES", 8 * 32 * 150)  # no room for 201 records with their params
+    monkeypatch.setattr(kept, "_BYTES", 8 * 32 * 150)  # no room for 201 records with their params
     runs.set_aside(run)
     runs.carry_out(run)
     thin = store.opened_paths(run.folder)
     assert "position" in thin and "params.x" not in thin and "origin" not in store.opened_surface(run.folder)
     assert landscape.projected(store.opened_surface(run.folder), thin).shape == (8, thin.sizes["epoch"], 2)
+
+
+def test_a_cost_that_prints_has_paths_and_no_surface(tmp_path):
+    def lane(learning_rate):
+        def cost(x):
+            jax.debug.callback(lambda x: None, x)
+            return x**2
+
+        return Descent(cost, 1.0, optax.sgd(learning_rate))
+
+    plan = plans.planned(lane, {"learning_rate": [0.1, 0.3]}, epochs=3)
+    folder = store.opened(tmp_path / "loud", plan, "loud")
+    with pytest.warns(UserWarning, match="calls back into Python, which runs one lane at a time"):
+        for box, figures in carried_out(plan, folder.unfinished()):
+            folder.keep(box, figures)
+    with pytest.warns(UserWarning, match="at every point of a surface too: none is drawn"):
+        kept.keep(folder)
+    assert store.opened_surface(folder.path) is None and store.opened_paths(folder.path).sizes == {
+        "path": 2,
+        "epoch": 4,
+    }
+    kept.keep(folder)  # nothing is left to do, and nothing more to say
+
+
+@pytest.mark.parametrize(
+    "call", [lambda x: jax.debug.print("{x}", x=x), lambda x: jax.debug.callback(lambda x: None, x)]
+)
+def test_a_cost_within_a_cost_calls_back_too(call):
+    def lane(x):
+        inner = jax.jit(lambda x: call(x) or x**2)
+        return Descent(lambda x: jax.lax.cond(x > 0, inner, lambda x: 0 * x, x), x, optax.sgd(0.1))
+
+    assert landscape.calls_back(plans.planned(lane, {"x": [1.0]}, epochs=1))
+    assert not landscape.calls_back(plans.planned(lambda x: Descent(bowl, x, optax.sgd(0.1)), {"x": [[1.0]]}, epochs=1))

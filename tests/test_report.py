@@ -5,12 +5,15 @@ import gzip
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray
+from command import command
 from test_show import SWEEPS, a_table, valley
 
+import jaxgd
 from jaxgd import config as cfg
 from jaxgd import store
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, PENDING, TRAPPED
@@ -115,6 +118,14 @@ def test_odd_runs_say_what_happened(name):
     assert said in Reader(html).text
 
 
+def test_a_run_without_a_surface_says_why():
+    table = a_table({"x": np.arange(5.0)}, CONVERGED, 1.0)
+    some = some_paths(table, [(0,)], [3.0, 2.0])
+    for finished, said in ((None, False), ("today", True)):
+        text = Reader(report.page([a_result(table, some, finished=finished)])).text
+        assert ("There is no cost surface: the cost calls back into Python" in text) == said
+
+
 def test_absent_lanes_are_no_unfinished_ones():
     table = a_table({"x": np.arange(5.0)}, lambda x: np.where(x < 3, CONVERGED, PENDING), 1.0)
     assert "stand for nothing, because some optimizers have fewer trials" in " ".join(
@@ -134,6 +145,44 @@ def test_what_was_asked_is_said_in_words():
     ]
     lane = {"lane": {"function": "model:lane", "width": 3}, "run": {"epochs": 1}}
     assert words.asked(cfg.checked(lane, ""))[0] == "Each descent is made by model:lane, with width = 3."
+
+
+def test_a_sweep_made_in_python_has_its_report(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def lane(learning_rate):
+        return jaxgd.Descent(lambda x: x**2 + 5, 3.0, jaxgd.gradient_descent(learning_rate))
+
+    def swept():
+        return jaxgd.sweep(lane, {"learning_rate": np.geomspace(0.01, 2, 9)}, epochs=6, run="runs/mine", paths=3)
+
+    table = swept()
+    assert command("report", "mine").out.strip() == str(Path("runs/mine/report.html"))
+    run = Path("runs/mine")
+    assert {file.name for file in (run / "figures").iterdir()} == {"overview.png", "valley.png", "curves.png"}
+    assert store.opened_paths(run).sizes["path"] == 3 and store.read_manifest(run)["finished"]
+    text = Reader((run / "report.html").read_text("utf-8")).text
+    for said in (
+        "Each descent is made by a lane function in Python. It goes on for up to 6 epochs, in float32. "
+        "What varies: learning_rate, 9 values from 0.01 to 2.",
+        f"The best setting is learning_rate = {words.figure(jaxgd.best(table).learning_rate)}",
+        "The lane function, as it was written def lane(learning_rate): return jaxgd.Descent(",
+    ):
+        assert said in text
+    assert "learning_rate = " in command("best", "mine").out and "mine" in command("compare", "mine").out
+    assert command("explain", "mine").err == "jaxgd: runs/mine has no config: it was made in Python, by jaxgd.sweep\n"
+    before = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
+    xarray.testing.assert_identical(swept(), table)
+    assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == before  # nothing is written twice
+    command("report", "mine", "--figures", "svg")
+    assert (run / "figures" / "overview.svg").is_file()
+    assert "can be png, svg, pdf" in command("report", "mine", "--figures", "gif").err
+
+
+def test_what_varies_is_said_by_its_values():
+    table = a_table({"rule": ["a", "b"], "x": np.arange(3.0), "y": np.geomspace(1, 64, 7)}, CONVERGED, 1.0)
+    *_, last = words.asked_in_python(table.assign_attrs(epochs=5), MANIFEST | {"precision": "float64"})
+    assert last == 'What varies: rule, "a", "b"; x, 0, 1, 2; y, 7 values from 1 to 64.'
 
 
 # --- what a page holds is what was stored ---
@@ -253,6 +302,14 @@ def test_what_is_no_run_is_refused(tmp_path):
 def test_a_run_that_has_found_nothing_best_has_no_table():
     html = report.page([a_result(a_table({"x": np.arange(4.0)}, DIVERGED, np.nan))])
     assert 'class="sortable"' not in html and "none" not in data_of(html)["runs"][0]["axes"]
+
+
+def test_the_manifest_is_told_in_words():
+    session = {"packages": {}, "begun": "2026-01-02T03:04:05+00:00", "lanes": 7}
+    said = dict(report._manifest(MANIFEST | {"resumed": [session]}))
+    assert said["resumed"] == "2026-01-02T03:04:05+00:00, 7 lanes being finished"
+    assert said["packages"] == "jax 1" and said["hashes"].startswith("1 files")
+    assert dict(report._manifest({"resumed": []})) == {"resumed": "–"}
 
 
 def test_over_seeds_the_table_has_medians():

@@ -13,7 +13,7 @@ import xarray
 from rich.console import Console
 
 import jaxgd
-from jaxgd import cli, config, run, store, workers
+from jaxgd import cli, config, paths, run, store, workers
 from jaxgd.config import ConfigError
 from jaxgd.outcome import DIVERGED
 from jaxgd.plan import Plan
@@ -272,13 +272,13 @@ def test_lanes_that_ended_stand_still_and_hurt_no_neighbour(tmp_path):
 def test_paths_too_long_to_keep_are_thinned(tmp_path, monkeypatch):
     whole = carried_out(tmp_path, SWEEP)
     every = store.opened_paths(whole.folder)
-    monkeypatch.setattr(run, "_PATH_BYTES", 20 * 20 * 7)  # 20 paths of 4 + 16 bytes a record
+    monkeypatch.setattr(paths, "_BYTES", 20 * 20 * 7)  # 20 paths of 4 + 16 bytes a record
     chosen = [(i, 0) for i in range(20)]
     stored = store.opened_table(whole.folder)
-    thin, full = run.paths(whole.plan, stored, chosen), None
+    thin, full = paths.replayed(whole.plan, stored, chosen), None
     assert thin.epoch.values.tolist() == [0, 2, 9, 15, 30]  # some spread evenly, some by ratios
     monkeypatch.undo()
-    full = run.paths(whole.plan, stored, chosen)
+    full = paths.replayed(whole.plan, stored, chosen)
     assert full.sizes["epoch"] == 31 == every.sizes["epoch"]
     np.testing.assert_allclose(thin.cost, full.cost.sel(epoch=thin.epoch), rtol=30 * 4 * np.finfo(np.float32).eps)
 
@@ -286,9 +286,9 @@ def test_paths_too_long_to_keep_are_thinned(tmp_path, monkeypatch):
 def test_one_program_for_all_paths_of_a_kind(tmp_path, monkeypatch):
     prepared = carried_out(tmp_path, SWEEP, "record.paths=2")
     stored, traced = store.opened_table(prepared.folder), []
-    recorded = run._recorded
-    monkeypatch.setattr(run, "_recorded", lambda *arguments: (traced.append(1), recorded(*arguments))[1])
-    run.paths(prepared.plan, stored, [(i, seed) for i in range(100) for seed in (0, 1)])  # over three blocks
+    recorded = paths._recorded
+    monkeypatch.setattr(paths, "_recorded", lambda *arguments: (traced.append(1), recorded(*arguments))[1])
+    paths.replayed(prepared.plan, stored, [(i, seed) for i in range(100) for seed in (0, 1)])  # over three blocks
     assert len(traced) == 1
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import xarray
 
 import jaxgd
 from jaxgd import files, manifest, store, table
-from jaxgd.plan import Plan, fingerprint, planned
+from jaxgd.plan import Plan, fingerprint, lanes_of, planned
 from jaxgd.sweep import carried_out
 
 RATES = np.geomspace(1e-3, 3, 150)
@@ -473,6 +474,53 @@ def test_the_manifest_says_how_the_numbers_came_about(whole):
     assert manifest["begun"] <= manifest["finished"]
     arrays = {json.loads(file.read_text())["node_type"] for file in (whole / "results.zarr").glob("*/zarr.json")}
     assert arrays == {"array"}
+
+
+def other_versions(monkeypatch, **versions):
+    monkeypatch.setattr(manifest, "version", lambda name: versions.get(name, "1"))
+
+
+def test_a_run_that_goes_on_under_other_versions_says_so_and_notes_each_session(tmp_path, monkeypatch):
+    plan = a_plan()
+    first, *rest = plan.boxes()
+    other_versions(monkeypatch, jax="0.10.2")
+    filled(tmp_path / "run", plan, [first])
+    filled(tmp_path / "run", plan, rest[:1])  # in the same versions nothing need be said, and nothing was noted
+    lanes = sum(map(lanes_of, [first, rest[0]]))
+    other_versions(monkeypatch, jax="0.12.0")
+    monkeypatch.setattr(manifest.jax, "local_devices", lambda: [SimpleNamespace(platform="gpu", device_kind="T4")])
+    folder = store.opened(tmp_path / "run", plan, fingerprint(plan))
+    said = rf"{lanes} of its {plan.lanes} lanes are of jax 0\.10\.2 \(now 0\.12\.0\), device cpu cpu \(now gpu T4\);"
+    with pytest.warns(UserWarning, match=said):
+        boxes = folder.begin()
+    assert boxes == rest[1:]
+    known = store.read_manifest(tmp_path / "run")
+    assert known["packages"]["jax"] == "0.10.2" and "lanes" in known
+    (session,) = known["resumed"]
+    assert session["packages"]["jax"] == "0.12.0" and session["lanes"] == lanes and session["devices"] == ["gpu T4"]
+
+
+def test_a_session_that_finished_nothing_mixed_nothing(tmp_path, monkeypatch):
+    plan = a_plan()
+    other_versions(monkeypatch, numpy="1.26")
+    filled(tmp_path / "run", plan, [])
+    other_versions(monkeypatch, numpy="2.4")
+    folder = store.opened(tmp_path / "run", plan, fingerprint(plan))
+    for box, figures in carried_out(plan, folder.begin()):  # a warning would be an error
+        folder.keep(box, figures)
+    before = store.read_manifest(tmp_path / "run")
+    assert len(before["resumed"]) == 1
+    other_versions(monkeypatch, numpy="2.5")
+    assert store.opened(tmp_path / "run", plan, fingerprint(plan)).begin() == []  # nothing left to be done otherwise
+    assert store.read_manifest(tmp_path / "run") == before
+
+
+def test_another_run_may_be_the_same_one_read_by_another_version(tmp_path, monkeypatch):
+    other_versions(monkeypatch, jax="0.10.2")
+    filled(tmp_path / "run", a_plan(), [])
+    other_versions(monkeypatch, jax="0.12.0")
+    with pytest.raises(store.StoreError, match=r"or the same ones read otherwise by jax 0\.10\.2 \(now 0\.12\.0\)"):
+        store.opened(tmp_path / "run", a_plan(), "another")
 
 
 def test_finishing_twice_keeps_the_first_time(copy):

@@ -9,11 +9,14 @@ For a notebook or a script, each function returns a matplotlib `Figure` (a `Film
     jaxgd.show.surface(surface, history), jaxgd.show.contours(surface, history)
     jaxgd.show.curves(history), jaxgd.show.film(surface, history)
 
-Matplotlib loads when the first of them is used.
+Matplotlib loads when the first of them is used. In a notebook, histories, sweeps and surfaces show
+themselves: as a picture, with what xarray says of them below it.
 """
 
 from importlib import import_module
 from typing import Any
+
+from jaxgd.show.display import register
 
 _ROOM = "jaxgd.show.notebook"
 __all__ = ["contours", "curves", "film", "final_cost", "landscape", "maps", "optimizers", "overview", "surface"]
@@ -27,3 +30,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+register()

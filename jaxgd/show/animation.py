@@ -147,7 +147,10 @@ def slides(figures: Sequence[Figure]) -> Film:
         images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     size = tuple(max(image.size[side] for image in images) for side in (0, 1))
     frames = [ImageOps.pad(image, size, color="white", centering=(0, 0)) for image in images]
-    return Film([frame.quantize(_MOST_COLOURS) for frame in frames], [_SLIDE_TIME] * (len(frames) - 1) + [_LAST_TIME])
+    return Film(
+        _in_few_colours(frames, {*COLOURS.values(), *LINES, "#ffffff"}),
+        [_SLIDE_TIME] * (len(frames) - 1) + [_LAST_TIME],
+    )
 
 
 # --- frames ---

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from jaxgd.outcome import OUTCOMES
 from jaxgd.show.scales import WIDE, borders, has, is_log, longest, rows
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _MOST_CELLS = 1_000  # of a map, each way: more than a page has dots
 _MOST_MINIMA = 10
+_MOST_TICKS = 4  # across: of values that differ in their last digits only, no more have room
 
 
 def maps(table: "xarray.Dataset", title: str = "") -> Figure:
@@ -59,6 +61,8 @@ def drawn(rows: dict[str, "xarray.Dataset"], up: str, across: str, title: str, d
             if _draw_limit(axes, flat, up, across) and one is outcome_map:
                 axes.set_title(f"{axes.get_title('left')}; dashed: known limit")
             axes.set_xscale("log" if is_log(flat[across].values) else "linear")
+            if not is_log(flat[across].values):
+                axes.xaxis.set_major_locator(MaxNLocator(_MOST_TICKS))
             axes.set_yscale("log" if is_log(flat[up].values) else "linear")
         for axes in line[:: shape[1]]:
             axes.set_ylabel(f"{up}\n({cut})" if cut else up)

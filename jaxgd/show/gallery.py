@@ -1,18 +1,21 @@
-"""The figures of a run: which of them fit it, and their files."""
+"""The figures of a run and its film: which of them fit it, and their files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from jaxgd.show import atlas, plots, terrain
+from jaxgd import store
+from jaxgd.files import StoreError
+from jaxgd.run import title_of
+from jaxgd.show import animation, atlas, plots, terrain
 from jaxgd.show.tables import is_axis
 
 if TYPE_CHECKING:
     import xarray
 
-FORMATS = ("png", "svg", "pdf")
+_FOLDER = "figures"
 
 
 def fitting(
@@ -42,11 +45,58 @@ def fitting(
     return found
 
 
+def of_run(folder: Path, title: str, kind: str = "png") -> list[Path]:
+    """Draws what a run folder holds into its figures/; returns the files, the overview first.
+
+    Args:
+      folder, title: of the run.
+      kind: png, svg or pdf.
+
+    Raises:
+      StoreError: the folder is no run's, or is damaged.
+    """
+    table, paths, surface = store.opened_table(folder), store.opened_paths(folder), store.opened_surface(folder)
+    return written(folder / _FOLDER, fitting(table.load(), paths, surface, title), kind)
+
+
+def has_figures(folder: Path) -> bool:
+    return any((folder / _FOLDER).glob("overview.*"))
+
+
 def written(folder: Path, figures: dict[str, Callable[[], Figure]], kind: str = "png") -> list[Path]:
-    """Draws figures into a folder, in one of `FORMATS`, and returns their files."""
+    """Draws figures into a folder, as files of one kind, and returns these."""
     folder.mkdir(exist_ok=True)
     files = []
     for name, draw in figures.items():
         files.append(folder / f"{name}.{kind}")
         draw().savefig(files[-1])
     return files
+
+
+def filmed(folders: Sequence[Path], path: Path | None = None) -> Path:
+    """Writes the film of a run, its balls rolling; of several, their overviews in turn. Returns where it is.
+
+    Args:
+      folders: of the runs.
+      path: where to; by default among the figures of the last one.
+
+    Raises:
+      StoreError: a folder is no run's, or is damaged, or one alone keeps no paths.
+      OSError: the file can't be written.
+    """
+    titles = [title_of(folder) for folder in folders]
+    if len(folders) == 1:
+        surface, paths = store.opened_surface(folders[0]), store.opened_paths(folders[0])
+        if surface is None or paths is None:
+            raise StoreError(
+                f"{folders[0]}: keeps no paths to film: record.paths is 0, the run is not finished, or its cost calls "
+                "back into Python"
+            )
+        film = animation.animated(surface, paths, titles[0])
+    else:
+        runs = [(store.opened_table(folder).load(), store.opened_paths(folder)) for folder in folders]
+        film = animation.slides([plots.overview(*run, title) for run, title in zip(runs, titles, strict=True)])
+    path = path or folders[-1] / _FOLDER / ("film.gif" if len(folders) == 1 else "series.gif")
+    path.parent.mkdir(exist_ok=True)
+    film.save(path)
+    return path

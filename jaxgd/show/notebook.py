@@ -1,6 +1,5 @@
 """Pictures of what Python holds in its hands, a history or a table, without a run folder."""
 
-import io
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +57,6 @@ def optimizers(table: "xarray.Dataset", histories: Any = None, title: str = "") 
 def film(surface: "xarray.Dataset", histories: Any, title: str = "") -> animation.Film:
     """The balls as they roll."""
     return animation.animated(surface, as_paths(histories), title)
-
-
-def png(history: History) -> bytes:
-    """The curves of a history, as a notebook shows them."""
-    content = io.BytesIO()
-    curves(history).savefig(content, dpi=96)
-    return content.getvalue()
 
 
 def as_paths(histories: Any) -> "xarray.Dataset | None":

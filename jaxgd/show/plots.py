@@ -191,7 +191,8 @@ def _mark_ends(axes: Axes, table: "xarray.Dataset", along: str) -> None:
         at = np.sqrt(low * high) if is_log(table[along].values) else (low + high) / 2
         axes.axvline(at, color="#6e1f00", linewidth=1, linestyle="-.", label="edge")
     limit = table.get("known_limit")
-    if limit is not None and limit.attrs["along"] == along and limit.size == 1 and np.isfinite(limit.item()):
+    there = limit is not None and limit.attrs["along"] == along and limit.size == 1
+    if there and table[along].min() <= limit.item() <= table[along].max():  # elsewhere it would squeeze the rest
         axes.axvline(limit.item(), color="#0072b2", linewidth=1.6, linestyle="--", label="known limit", zorder=0)
 
 

@@ -21,7 +21,7 @@ from jaxgd.show import words
 from jaxgd.show.excerpt import MOST_LANES, excerpt
 from jaxgd.show.style import COLOURS, DARK, LINES, MEANINGS
 from jaxgd.show.tables import thousands, vector
-from jaxgd.table import best, ranking
+from jaxgd.table import best, ranking, selected_by
 
 if TYPE_CHECKING:
     import xarray
@@ -38,15 +38,16 @@ class Result:
     """What a run folder holds, as far as it goes: an unfinished run has results and nothing else."""
 
     name: str
-    config: Config
+    config: Config | None  # none of a run that was made in Python
     manifest: dict[str, Any]
     table: "xarray.Dataset"
     paths: "xarray.Dataset | None"
     surface: "xarray.Dataset | None"
+    lane: str | None = None  # the source of its lane function, if it was made in Python
 
     @property
     def title(self) -> str:
-        return self.config.title or self.name
+        return (self.config and self.config.title) or self.name
 
 
 def opened(folder: Path) -> Result:
@@ -55,13 +56,15 @@ def opened(folder: Path) -> Result:
     Raises:
       StoreError: it is none, or is damaged.
     """
+    config, lane = store.config_file(folder), store.lane_file(folder)
     return Result(
         folder.resolve().name,
-        cfg.read(store.config_file(folder)),
+        config and cfg.read(config),
         store.read_manifest(folder),
         store.opened_table(folder).load(),
         store.opened_paths(folder),
         store.opened_surface(folder),
+        lane and lane.read_text("utf-8"),
     )
 
 
@@ -157,7 +160,7 @@ def _plain(value: Any) -> Any:
 
 def _run(known_as: str, result: Result, lanes: int) -> dict[str, Any]:
     """What the template says of a run, and the data that its scripts draw."""
-    table, select = result.table, result.config.run.select
+    table, select = result.table, selected_by(result.table)
     places = ranking(table, select, _MOST_ROWS)
     columns = _columns(table, places)
     data = excerpt(table, result.paths, result.surface, places, lanes)
@@ -166,18 +169,20 @@ def _run(known_as: str, result: Result, lanes: int) -> dict[str, Any]:
         "id": known_as,
         "name": result.name,
         "title": result.title,
-        "asked": [said for said in words.asked(result.config) if said],
+        "asked": words.asked(result.config) if result.config else words.asked_in_python(table, result.manifest),
         "came_out": words.came_out(table, select, finished),
         "shares": words.shares(table),
         "lanes": table["outcome"].size,
         "axes": [axis | {"count": len(axis["index"])} for axis in data["axes"]],
         "maps": sum(axis["kind"] == "scale" and len(axis["index"]) > 1 for axis in data["axes"]),
         "paths": 0 if result.paths is None else result.paths.sizes["path"],
+        "calls_back": finished and result.surface is None,  # every other finished run has one
         "records": len(data["paths"]["epochs"]) if data["paths"] else 0,
         "columns": columns,
         "rows": [_row(table, columns, place, data["axes"]) for place in places],
         "best": _best(table, select),
-        "toml": cfg.as_toml(result.config),
+        "toml": result.config and cfg.as_toml(result.config),
+        "lane": result.lane,
         "manifest": _manifest(result.manifest),
         "data": data | {"id": known_as, "title": result.title},
     }
@@ -241,6 +246,8 @@ def _manifest(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     for name, value in manifest.items():
         if name == "hashes":
             value = f"{len(value)} files, each with its SHA-256 in manifest.json"
+        elif name == "resumed":
+            value = "; ".join(f"{one['begun']}, {one['lanes']} lanes being finished" for one in value) or None
         elif isinstance(value, dict):
             value = ", ".join(f"{key} {inner}" for key, inner in value.items())
         elif isinstance(value, list):

@@ -211,13 +211,17 @@ def _span(low: Any, high: Any) -> str:
 
 
 def _begun_nowhere(rows: dict[str, "xarray.Dataset"]) -> list[tuple[str, str]]:
-    """How many lanes had no finite cost, or no finite gradient, to begin with, for each name."""
+    """How many lanes had no finite cost, no finite gradient or none at all to begin with, for each name."""
     found = []
     for name, table in list(rows.items())[:_MOST_NAMES]:
         ran = table["outcome"].values != PENDING
-        cost = np.isfinite(table["start_cost"].values)
-        counts = {"cost": ran & ~cost, "gradient": ran & cost & ~np.isfinite(table["start_gradient_norm"].values)}
-        said = [f"{thousands(w.sum())} where the {what} is not finite" for what, w in counts.items() if w.any()]
+        cost, gradient = (table[name].values for name in ("start_cost", "start_gradient_norm"))
+        counts = {
+            "cost is not finite": ran & ~np.isfinite(cost),
+            "gradient is not finite": ran & np.isfinite(cost) & ~np.isfinite(gradient),
+            "gradient is 0": ran & np.isfinite(cost) & (gradient == 0),
+        }
+        said = [f"{thousands(where.sum())} where the {what}" for what, where in counts.items() if where.any()]
         if said:
             found.append((name, f"of the lanes, {' and '.join(said)}"))
     return found

@@ -1,5 +1,6 @@
 """A run in plain words: what was asked, and what came out."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,19 @@ def asked(config: Config) -> list[str]:
     said.append(f"It goes on for up to {thousands(run.epochs)} epochs{until}, in {run.precision}.")
     if axes:
         said.append(f"What varies: {'; '.join(map(_axis, axes))}.")
-    return said
+    return [sentence for sentence in said if sentence]
+
+
+def asked_in_python(table: "xarray.Dataset", manifest: dict[str, Any]) -> list[str]:
+    """The same of a sweep that has no config: as far as its results and its manifest tell."""
+    until = f", until the cost is {_number(table.attrs['target'])} or less" if "target" in table.attrs else ""
+    epochs = thousands(table.attrs["epochs"])
+    axes = [f"{d}, {_along(table[d].values)}" for d in map(str, table["outcome"].dims)]
+    return [
+        "Each descent is made by a lane function in Python.",
+        f"It goes on for up to {epochs} epochs{until}, in {manifest['precision']}.",
+        *([f"What varies: {'; '.join(axes)}."] if axes else []),
+    ]
 
 
 def _lane(config: Config, swept: set[str]) -> str:
@@ -125,9 +138,20 @@ def _axis(axis: Axis) -> str:
         return f"{name}, {thousands(axis.num)} values {_place({axis.word: axis.numbers})}"
     if axis.word == "arange":
         return f"{name}, over arange({', '.join(map(_number, axis.numbers))})"
-    count = len(axis.numbers)
-    listed = ", ".join(_number(v) if isinstance(v, (int, float)) else shown(v) for v in axis.numbers[:_MOST_NAMES])
-    return f"{name}, {f'{thousands(count)} values: ' * (count > _MOST_NAMES)}{listed}{', …' * (count > _MOST_NAMES)}"
+    return f"{name}, {_listed(axis.numbers)}"
+
+
+def _along(values: np.ndarray) -> str:
+    """The values of an axis, of which only they themselves are known."""
+    if values.dtype.kind not in "iuf" or len(values) <= _MOST_NAMES:
+        return _listed(values.tolist())
+    return f"{thousands(len(values))} values from {_number(values.min())} to {_number(values.max())}"
+
+
+def _listed(values: Sequence[Any]) -> str:
+    count = len(values)
+    listed = ", ".join(_number(v) if isinstance(v, (int, float)) else shown(v) for v in values[:_MOST_NAMES])
+    return f"{f'{thousands(count)} values: ' * (count > _MOST_NAMES)}{listed}{', …' * (count > _MOST_NAMES)}"
 
 
 # --- what came out ---

@@ -1,0 +1,168 @@
+"""Paths: chosen lanes of a sweep again, record by record, and the surface that they lie on."""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Float
+
+from jaxgd import landscape, store, table
+from jaxgd import plan as plans
+from jaxgd.descent import Descent, History, norm, opened
+from jaxgd.outcome import choose, named
+
+if TYPE_CHECKING:
+    import xarray
+
+_BYTES = 1 << 23  # of all stored paths together; beyond it, their records are thinned
+_MOST_RECORDS = 2001  # of a path: a curve has no more dots
+_FEWEST_RECORDS = 201  # if there is no room for as many with all their params, these are not kept
+
+
+def keep(
+    folder: store.Folder,
+    wanted: int | None = None,
+    *,
+    domain: Float[np.ndarray, "param 2"] | None = None,
+    seed: int = 0,
+) -> None:
+    """Keeps in a run's folder what its pictures are drawn from, unless it is there: the surface of the cost, and paths.
+
+    The surface first: where there are too many params to keep, all that is kept of paths is where they
+    lie on it. A cost that calls back into Python has none.
+
+    Args:
+      folder: of a run whose lanes are all finished.
+      wanted: how many paths; by default an eighth of the lanes, 8 to 48. A single descent and a race are
+        their own paths.
+      domain, seed: as in `landscape.of_run`.
+    """
+    plan, wanted = folder.plan, _number(folder.plan, wanted)
+    has_paths = folder.has_paths() or not wanted
+    if has_paths and (folder.has_surface() or landscape.calls_back(plan)):
+        return
+    results = folder.table()
+    chosen = table.representative(results, wanted)
+    whole = _records_kept(plan, len(chosen)) >= min(plan.epochs + 1, _FEWEST_RECORDS)
+    room = len(chosen) if whole else max(1, _BYTES // (4 * plans.bytes_of(plan.outline["params"])))
+    some = replayed(plan, results, table.representative(results, room)) if chosen else None
+    surface = landscape.of_run(plan, results, some, domain=domain, seed=seed)
+    if surface is None:
+        warnings.warn("the cost calls back into Python, at every point of a surface too: none is drawn", stacklevel=3)
+    else:
+        folder.keep_surface(surface if whole else surface.drop_vars(("origin", "direction")))
+    if chosen:
+        folder.keep_paths(some if whole or surface is None else replayed(plan, results, chosen, surface))
+
+
+def _number(plan: plans.Plan, wanted: int | None) -> int:
+    if all(dimension.static or dimension.size == 1 for dimension in plan.dimensions):
+        return plan.lanes
+    return min(max(plan.lanes // 8, 8), 48) if wanted is None else wanted
+
+
+def replayed(
+    plan: plans.Plan,
+    results: "xarray.Dataset",
+    chosen: list[tuple[int, ...]],
+    surface: "xarray.Dataset | None" = None,
+) -> "xarray.Dataset":
+    """The chosen lanes again, with their records: cost, gradient norm and params over epochs.
+
+    Dimensions (path, epoch); the coordinates say which lane each path is. NaN once the lane has ended.
+    Given a surface, where they lie on it, `position` (path, epoch, axis), in place of the params.
+    """
+    import xarray
+
+    plane = None if surface is None else landscape.plane_of(surface)
+    epochs = _epochs_kept(plan.epochs, _records_kept(plan, len(chosen), plane))
+    ended = np.array([int(results["epochs"].values[index]) for index in chosen], np.int32)
+    records: list[dict[str, np.ndarray]] = [{}] * len(chosen)
+    for static, places in plans.by_program(plan, chosen).items():
+        together = _replayed(plan, static, [chosen[place] for place in places], ended[places], epochs, plane)
+        for row, place in enumerate(places):
+            records[place] = {name: values[row] for name, values in together.items()}
+    past = epochs[None, :] > ended[:, None]
+    data: dict[str, Any] = {}
+    for name, leaf in records[0].items():
+        values = np.stack([record[name] for record in records])
+        values[past] = np.nan
+        inner = ["axis"] if name == "position" else [f"{name}.{axis}" for axis in range(leaf.ndim - 1)]
+        data[name] = (("path", "epoch", *inner), values)
+    coordinates: dict[str, Any] = {"epoch": epochs}
+    for name, (dimensions, values) in table.coordinates(plan).items():
+        if set(dimensions) <= set(results["outcome"].dims):
+            where = [results["outcome"].dims.index(dimension) for dimension in dimensions]
+            coordinates[name] = ("path", np.array([values[tuple(index[i] for i in where)] for index in chosen]))
+    data["outcome"] = ("path", np.array([results["outcome"].values[index] for index in chosen]))
+    return xarray.Dataset(data, coordinates)
+
+
+def _replayed(
+    plan: plans.Plan,
+    static: tuple[int, ...],
+    lanes: list[tuple[int, ...]],
+    ended: np.ndarray,
+    epochs: np.ndarray,
+    plane: landscape.Plane | None,
+) -> dict[str, np.ndarray]:
+    """Records [lane, record] by name of the lanes of one program, a block of them side by side."""
+    size = min(len(lanes), plan.block)
+    records = []
+    with jax.enable_x64(plan.x64), plans.plain_words():
+        recorded = partial(_recorded, plans.bound(plan, static), epochs)
+        program = jax.jit(jax.vmap(recorded, (0, 0, None)))
+        for first in range(0, len(lanes), size):
+            block = np.minimum(np.arange(first, first + size), len(lanes) - 1)  # padded: one program does for all
+            history = program(ended[block], plans.points(plan, [lanes[i] for i in block]), plane and plane[:2])
+            records.append(jax.tree.map(lambda a, first=first: np.asarray(a)[: len(lanes) - first], history))
+    history = jax.tree.map(lambda *blocks: np.concatenate(blocks), *records)
+    return {
+        "cost": history.cost,
+        "gradient_norm": history.gradient_norm,
+        **history.metrics,
+        **named("position" if plane else "params", history.params),
+    }
+
+
+def _recorded(
+    lane: Callable[..., Descent], epochs: np.ndarray, ended: Any, point: dict[str, Any], onto: Any
+) -> History:
+    """One lane as it is at `epochs`; what lies between them is not kept. Once it has ended, it stands at its start.
+
+    Of its params are kept where they lie in the plane with origin and directions `onto`, if one is given.
+    """
+    one = opened(lane(**point))
+    start = (one.params, one.init(one.params))
+
+    def moved(now, carry):
+        return choose(now < ended, one.step(*carry)[2:], start)  # a finite place: a NaN makes line searches run long
+
+    def record(carry, span):
+        now, following = span
+        value, grads, *after = one.step(*carry)
+        where = carry[0] if onto is None else jnp.asarray(onto[1]) @ (ravel_pytree(carry[0])[0] - onto[0])
+        seen = History(now, where, value, norm(grads), one.metrics(carry[0]))
+        return jax.lax.fori_loop(now + 1, following, moved, choose(now < ended, tuple(after), start)), seen
+
+    spans = (jnp.asarray(epochs), jnp.asarray(np.append(epochs[1:], epochs[-1])))
+    return jax.lax.scan(record, start, spans)[1]
+
+
+def _records_kept(plan: plans.Plan, count: int, plane: landscape.Plane | None = None) -> int:
+    """How many records of each of so many paths there is room for."""
+    numbers = plans.bytes_of(plan.outline["params"]) if plane is None else 8 * len(plane.directions)
+    return max(2, min(plan.epochs + 1, _MOST_RECORDS, _BYTES // (count * (numbers + 16) or 1)))
+
+
+def _epochs_kept(epochs: int, count: int) -> np.ndarray:
+    """All, or about `count` of them: half spread evenly, half by ratios, for most happens early."""
+    if count > epochs:
+        return np.arange(epochs + 1, dtype=np.int32)
+    by_ratio = np.geomspace(1, epochs + 1, count - count // 2) - 1
+    return np.unique(np.concatenate([np.linspace(0, epochs, max(2, count // 2)), by_ratio]).round().astype(np.int32))
