@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgd.descent import Descent, norm
-from jaxgd.outcome import NEVER, Watch, choose, look, watch_from
+from jaxgd.outcome import NEVER, Watch, choose, is_finite, look, watch_from
 from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 
 SEGMENT = 50  # epochs between two looks at who has ended; also the longest window
@@ -60,6 +60,15 @@ class _Kept(NamedTuple):
     state: Leaves
     shared: Leaves  # here each lane its own, as each falls when it does
     best_cost: Float[Array, " lane"]
+
+
+class _Ends(NamedTuple):
+    """What the two ends of a window are."""
+
+    start_gradient_norm: Float[Array, " lane"]  # NaN where lanes are judged by their cost alone
+    finite: Bool[Array, " lane"]  # whether the last state is
+    cost: Float[Array, " lane"]  # of the last finite state; NaN if there was none
+    gradient_norm: Float[Array, " lane"]  # likewise
 
 
 class _Round(NamedTuple):
@@ -178,7 +187,9 @@ def _at_start(
         place=place,
         history=history if axis else history.T,
     )
-    figures = _figures_of(one, lanes, lanes, lanes, _watch_from(one, lanes.params, cost), limits, 0)
+    ends = _Ends(gradient_norm, jnp.zeros_like(place, bool), cost, gradient_norm)
+    watch = _watch_from(one, lanes.params, cost)
+    figures = _figures_of(one, lanes, lanes, lanes, (watch, ends), limits, 0)  # of no meaning until a lane has ended
     start = {"start_cost": cost, "start_gradient_norm": gradient_norm}
     return lanes._replace(figures=figures), start
 
@@ -272,7 +283,8 @@ def _block(one: Explicit, lanes: _Lanes, shared: Leaves, first, until, limits: L
                 exact = _settled(one, goes & ~on, _chosen(one, ended, stopped, moved), seen[1], first, limits)
             made = jnp.where(ended, jnp.minimum(_made(seen[1]), last - first), last - first)
             exact = exact._replace(epochs=first + made)
-            figures = _figures_of(one, lanes, exact, moved, _last_look(one, seen[0], exact, after), limits, first)
+            look = _last_look(one, seen[0], lanes, exact, after)
+            figures = _figures_of(one, lanes, exact, moved, look, limits, first)
             figures = jax.vmap(choose, one.axis, one.axis)(goes & ~on, figures, lanes.figures)
             return _stood_in(moved, on, one.axis)._replace(figures=figures)
 
@@ -371,23 +383,16 @@ def _truth(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limi
         *moved, cost = epochs(lanes.constants, params, state, shared, best_cost)
         return *moved, *_recorded(history, cost, slot, now, limits, own)
 
-    def one_turn(turn, carry):
-        for now in range(_AT_ONCE):
-            carry = one_epoch(first + turn * _AT_ONCE + now, carry)
-        return carry
-
-    turns = (last - first) // _AT_ONCE
     begin = (lanes.params, lanes.state, shared, lanes.best_cost, lanes.history, slot)
-    carry = lax.fori_loop(0, turns, one_turn, begin)
-    carry = lax.fori_loop(first + turns * _AT_ONCE, last, one_epoch, carry)
-    params, state, shared, best_cost, history, slot = carry
+    params, state, shared, best_cost, history, slot = _looped(one_epoch, first, last, begin)
     return lanes._replace(params=params, state=state, best_cost=best_cost, history=history), shared, slot
 
 
 def _audit(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limits: Limits, updates=None):
     """Moves the lanes from epoch `first` to `last`, each to its own end, and looks at every epoch.
 
-    With a number of updates for each lane, they stop there, and what they share is each one's own.
+    With a number of updates for each lane, they stop there, what they share is each one's own, and
+    the clock is all that is looked at.
     Returns the lanes then, watches and clocks, the state they share, and the slot of the history.
     """
 
@@ -396,7 +401,7 @@ def _audit(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limi
         runs = _within(cost, limits)  # what stands still keeps its cost, so that it stays so
         runs = runs if updates is None else runs & (offset < updates)
         lower = runs & (cost < best_cost)
-        watch = look(watch, params, cost, None if one.has_batches else grads)
+        watch = None if watch is None else look(watch, params, cost, None if one.has_batches else grads)
         moved, best_cost = choose(runs, moved, params), jnp.where(lower, cost, best_cost)
         return moved, state, shared, best_cost, _ticked(clock, offset, runs, lower), watch, cost
 
@@ -410,11 +415,25 @@ def _audit(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limi
         *moving, cost = epochs(now - first, lanes.constants, *moving, updates)
         return *moving, *_recorded(history, cost, slot, now, limits, own)
 
-    watch, clock = _watch_from(one, lanes.params, lanes.best_cost), jnp.zeros_like(lanes.best_epoch)
+    watch = _watch_from(one, lanes.params, lanes.best_cost) if updates is None else None
+    clock = jnp.zeros_like(lanes.best_epoch)
     begin = (lanes.params, lanes.state, shared, lanes.best_cost, clock, watch, lanes.history, slot)
-    params, state, shared, best_cost, clock, watch, history, slot = lax.fori_loop(first, last, one_epoch, begin)
+    params, state, shared, best_cost, clock, watch, history, slot = _looped(one_epoch, first, last, begin)
     moved = lanes._replace(params=params, state=state, best_cost=best_cost, history=history)
     return moved, watch, clock, shared, slot
+
+
+def _looped(one_epoch: Callable[[Any, Any], Any], first, last, begin: Any) -> Any:
+    """What comes of the epochs from `first` to `last`, several in a turn."""
+
+    def one_turn(turn, carry):
+        for now in range(_AT_ONCE):
+            carry = one_epoch(first + turn * _AT_ONCE + now, carry)
+        return carry
+
+    turns = (last - first) // _AT_ONCE
+    carry = lax.fori_loop(0, turns, one_turn, begin)
+    return lax.fori_loop(first + turns * _AT_ONCE, last, one_epoch, carry)
 
 
 def _recorded(history, cost, slot, now, limits: Limits, axis: int):
@@ -438,15 +457,18 @@ def _watch_from(one: Explicit, params: Leaves, cost) -> Watch:
     return jax.vmap(begin, one.axis, one.axis)(params, cost)
 
 
-def _last_look(one: Explicit, watch: Watch, after: _Lanes, shared: Leaves) -> Watch:
-    """The watch, once it has seen where the lanes have come to."""
+def _last_look(one: Explicit, watch: Watch, lanes: _Lanes, after: _Lanes, shared: Leaves) -> tuple[Watch, _Ends]:
+    """The watch, once it has seen where the lanes have come to; and the window's ends."""
     own = one.axis
+    norms = jax.vmap(norm, own)
     cost, grads = _evaluated(one, after, shared)
-    if not one.has_batches:
-        return jax.vmap(look, own, own)(watch, after.params, cost, grads)
-    watch = jax.vmap(lambda *seen: look(*seen, None), own, own)(watch, after.params, cost)
-    _, grads = _evaluated(one, after._replace(params=watch.params), shared)
-    return watch._replace(gradient_norm=jax.vmap(norm, own, own)(grads))
+    finite = jax.vmap(is_finite, own)(after.params, cost)
+    watch = jax.vmap(look, own, own)(watch, after.params, cost, None if one.has_batches else grads)
+    cost, grads = _evaluated(one, after._replace(params=watch.params), shared)
+    once = jax.vmap(is_finite, own)(watch.params, cost)
+    cost, gradient_norm = (jnp.where(once, a, jnp.nan) for a in (cost, norms(grads)))
+    first = jnp.full_like(cost, jnp.nan) if one.has_batches else norms(_evaluated(one, lanes, shared)[1])
+    return watch, _Ends(first, finite, cost, gradient_norm)
 
 
 def _evaluated(one: Explicit, lanes: _Lanes, shared: Leaves) -> tuple[Float[Array, " lane"], Leaves]:
@@ -456,35 +478,37 @@ def _evaluated(one: Explicit, lanes: _Lanes, shared: Leaves) -> tuple[Float[Arra
 
 
 def _figures_of(
-    one: Explicit, before: _Lanes, after: _Lanes, moved: _Lanes, watch: Watch, limits: Limits, first
+    one: Explicit, before: _Lanes, after: _Lanes, moved: _Lanes, seen: tuple[Watch, _Ends], limits: Limits, first
 ) -> dict[str, Any]:
     counts = (after.epochs, after.best_epoch, before.best_cost, after.best_cost, moved.best_cost)
-    return jax.vmap(functools.partial(_figures, limits, first), one.axis, one.axis)(watch, *counts)
+    return jax.vmap(functools.partial(_figures, limits, first), one.axis, one.axis)(*seen, *counts)
 
 
-def _figures(limits: Limits, first, watch: Watch, epochs, best_epoch, low_before, low_after, decided) -> dict[str, Any]:
+def _figures(
+    limits: Limits, first, watch: Watch, ends: _Ends, epochs, best_epoch, low_before, low_after, decided
+) -> dict[str, Any]:
     """The figures of a lane that has ended, from its last window.
 
     Where two loops that round differently disagree whether it ended at all, what the truth loop found
     its lowest cost to be has decided.
     """
-    lower = watch.finite & (watch.cost < low_after)
-    best_cost = jnp.where(lower, watch.cost, low_after)
-    met = (watch.finite & (watch.cost <= limits.target)) | (jnp.isfinite(decided) & (decided <= limits.target))
-    lost = ~(watch.finite & (watch.cost <= limits.ceiling)) | jnp.isnan(decided)
+    lower = ends.finite & (ends.cost < low_after)
+    best_cost = jnp.where(lower, ends.cost, low_after)
+    met = (ends.finite & (ends.cost <= limits.target)) | (jnp.isfinite(decided) & (decided <= limits.target))
+    lost = ~(ends.finite & (ends.cost <= limits.ceiling)) | jnp.isnan(decided)
     return {
-        "final_cost": watch.cost,
+        "final_cost": ends.cost,
         "best_cost": best_cost,
         "best_epoch": jnp.where(lower, epochs, best_epoch),
         "epochs": epochs,
-        "gradient_norm": watch.gradient_norm,
+        "gradient_norm": ends.gradient_norm,
         "target_epoch": jnp.where(met, epochs, NEVER),
         "diverged_epoch": jnp.where(lost, epochs, NEVER),
         "crossings": watch.crossings,
         "window": epochs - first,
         "growths": watch.growths,
         "progress": low_before - best_cost,
-        "window_gradient_norm": watch.window_gradient_norm,
+        "window_gradient_norm": ends.start_gradient_norm,
         "highest_gradient_norm": watch.highest_gradient_norm,
         "swing_gradient_norm": jnp.fmax(watch.swing, watch.swing_before),
         "params": watch.params,
