@@ -1,6 +1,6 @@
 """Which learning rate: the best one, how much the choice matters, and where convergence ends."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -9,15 +9,14 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from jaxgd import plan as plans
-from jaxgd.descent import Descent
+from jaxgd.descent import Descent, Metrics, whole
 from jaxgd.outcome import DIVERGED, OUTCOMES, PENDING
 from jaxgd.sweep import sweep
-from jaxgd.table import METRICS, REPLICATES, scores
+from jaxgd.table import METRICS, REPLICATES, is_accuracy, scores
 
 if TYPE_CHECKING:
     import xarray
 
-_POINTS = 512  # of each of the two sweeps of `find_learning_rate`
 _SECTION = 256  # values in each section of `critical_learning_rate`: always as many, so that one program serves all
 
 
@@ -39,9 +38,10 @@ class LearningRate(NamedTuple):
             return f"no learning rate from {self._first:.3g} to {self._last:.3g} works: all diverged"
         figure = self.by.replace("_", " ")
         score = float(self.table[self.by].sel(learning_rate=self.best))
+        near = "of what it misses" if is_accuracy(self.by) else "of that"
         said = (
             f"best learning rate {self.best:.6g} ({figure} {score:.6g}); within a factor of {self.factor:g} "
-            f"of that from {self.low:.6g} to {self.high:.6g}, a span of {self.high / self.low:.3g}"
+            f"{near} from {self.low:.6g} to {self.high:.6g}, a span of {self.high / self.low:.3g}"
         )
         if self.ties > 1:
             said += f"; {self.ties} rates do exactly as well, and this one was there first"
@@ -61,52 +61,77 @@ class LearningRate(NamedTuple):
 
 
 def find_learning_rate(
-    cost: Callable[[Any], Float[Array, ""]],
+    cost: Callable[..., Float[Array, ""]],
     params: PyTree,
     optimizer: Callable[[Any], optax.GradientTransformation],
     *,
     epochs: int,
     low: float = 1e-12,
     high: float = 1e6,
+    points: int = 512,
     target: float | None = None,
     minimum: float | None = None,
+    by: str | None = None,
     factor: float = 2.0,
+    data: PyTree = None,
+    batch_size: int | None = None,
+    key: Any = 0,
+    remainder: str = "drop",
+    metrics: Metrics | None = None,
 ) -> LearningRate:
     """The learning rate that brings the cost lowest within `epochs`, or soonest down to a target.
 
-    Two sweeps of 512 rates: a coarse one from `low` to `high`, in equal ratios; then a fine one
-    over the rates that come within `factor` of the best, closely around it, and over the gap in which
-    divergence begins.
+    Two sweeps: a coarse one from `low` to `high`, in equal ratios; then a fine one over the rates
+    that come within `factor` of the best, closely around it, and over the gap in which divergence
+    begins.
+
+    Every rate descends from the same start, over the same batches. To judge a rate by several seeds,
+    sweep it with a `seed` axis and ask `best_rates`.
 
     Args:
-      cost, params: as in `Descent`.
+      cost, params, data, batch_size, key, remainder, metrics: as in `Descent`.
       optimizer: learning rate → optax transformation, as `optax.sgd`, or
         `lambda rate: optax.adam(rate, b1=0.95)`.
       epochs: updates per rate. What is best for few epochs need not be so for many.
       low, high: the range of rates.
+      points: how many rates there are to each of the two sweeps.
       target: a cost; given it, and if any rate gets there, the best is the one that takes the fewest epochs.
       minimum: the lowest cost, if known.
+      by: what is compared, as in `best_rates`; by default the final cost, or the epochs to the target. A
+        metric called `validation_cost` or `validation_accuracy` chooses on data that is not trained on.
       factor: how close to the best is good enough, as in `best_rates`.
 
     Returns:
       A `LearningRate`: `best`, `low`, `high`, `edge`, `below_edge`, `ties` and the whole `table`.
 
     Raises:
-      ValueError, TypeError: a range that is none, an optimizer that already has its rate, or what
-        `sweep` refuses.
+      ValueError, TypeError: a range that is none, an optimizer that already has its rate, a figure that
+        there isn't, or what `sweep` refuses.
+
+    >>> data = jnp.arange(1.0, 5.0), 3 * jnp.arange(1.0, 5.0)
+    >>> def squares(slope, batch):
+    ...     return jnp.mean((slope * batch[0] - batch[1]) ** 2)
+    >>> found = find_learning_rate(squares, 0.0, optax.sgd, epochs=300, low=1e-3, high=1, points=64, data=data)
+    >>> print(f"diverges above {found.edge:.3f}; in theory above {2 / sharpness(squares, 3.0, data):.3f}")
+    diverges above 0.133; in theory above 0.133
     """
     import xarray
 
     _check_range(low, high, positive=True)
+    whole("points", points, least=4)
+    if by is not None:
+        _check_figure(by, metrics or {})
     if isinstance(optimizer, optax.GradientTransformation) or not callable(optimizer):
         raise TypeError("optimizer must be a function of the learning rate: optax.sgd, not optax.sgd(0.01)")
 
-    def lane(learning_rate):
-        return Descent(cost, params, optimizer(learning_rate))
+    shared = {"data": data, "batch_size": batch_size, "key": key, "remainder": remainder, "metrics": metrics or {}}
 
-    rates = np.geomspace(low, high, _POINTS)
+    def lane(learning_rate):
+        return Descent(cost, params, optimizer(learning_rate), **shared)
+
+    rates = np.geomspace(low, high, points)
     coarse = sweep(lane, {"learning_rate": rates}, epochs=epochs, target=target, minimum=minimum)
-    by = "target_epoch" if np.isfinite(coarse["target_epoch"]).any() else "final_cost"
+    by = by or ("target_epoch" if np.isfinite(coarse["target_epoch"]).any() else "final_cost")
     finer = _finer(best_rates(coarse, by=by, factor=factor), rates)
     table = coarse
     if finer.size:
@@ -151,9 +176,7 @@ def best_rates(
     dimension = _dimension(table, along)
     if not factor >= 1:
         raise ValueError(f"factor = {factor!r}: must be 1 or more")
-    known = [*_SCORES, *(str(n) for n in table.data_vars if str(n) in METRICS)]
-    if by not in known:
-        raise ValueError(f"by = {by!r}: must be one of {', '.join(known)}")
+    _check_figure(by, map(str, table.data_vars))
     replicates = [name for name in REPLICATES if name in table["outcome"].dims and name != dimension]
     diverged, ran = table["outcome"] == DIVERGED, table["outcome"] != PENDING
     figures = {
@@ -222,7 +245,7 @@ def critical_learning_rate(
     so that with few epochs the measured edge lies above the true one; it comes down to it as they grow.
 
     Args:
-      lane: one descent as a function of the value; further arguments need defaults.
+      lane: one descent as a function of the value, with data or without; further arguments need defaults.
       low, high: one of them stable, the other not.
       epochs: updates per descent.
       unstable: the outcomes that end stability. With ("diverged", "oscillating"), a lane need not
@@ -283,6 +306,13 @@ def _check_range(low: float, high: float, *, positive: bool) -> None:
         raise ValueError(f"low = {low!r}, high = {high!r}: must be finite, {above}and low below high")
 
 
+def _check_figure(by: str, given: Iterable[str]) -> None:
+    known = [*_SCORES, *(name for name in given if name in METRICS)]
+    if by not in known:
+        hint = f"; to compare by it, give a metric of that name to every lane: metrics={{{by!r}: ...}}"
+        raise ValueError(f"by = {by!r}: must be one of {', '.join(known)}{hint if by in METRICS else ''}")
+
+
 def _finer(answer: "xarray.Dataset", rates: np.ndarray) -> np.ndarray:
     """Rates where more are worth trying than a coarse grid has: all that come within the factor, those
     around the best, and the gap in which divergence begins; none if all diverged."""
@@ -292,7 +322,7 @@ def _finer(answer: "xarray.Dataset", rates: np.ndarray) -> np.ndarray:
     spans = [(max(0, first - 1), min(len(rates) - 1, last + 1)) for first, last in ((low, high), (best, best))]
     if not np.isnan(answer["edge"]):
         spans.append(tuple(np.searchsorted(rates, [float(answer["edge"]), float(answer["unstable"])])))
-    return np.unique(np.concatenate([np.geomspace(rates[i], rates[j], _POINTS // len(spans)) for i, j in spans]))
+    return np.unique(np.concatenate([np.geomspace(rates[i], rates[j], len(rates) // len(spans)) for i, j in spans]))
 
 
 def _dimension(table: "xarray.Dataset", along: str) -> str:

@@ -18,7 +18,7 @@ _STEPS = 1000  # of the eigensolver at most; it ends sooner, once the residual i
 Number = Any  # a Python number or an array of any shape
 
 
-def sharpness(cost: Callable[[Any], Float[Array, ""]], params: PyTree) -> Float[Array, ""]:
+def sharpness(cost: Callable[..., Float[Array, ""]], params: PyTree, data: PyTree = None) -> Float[Array, ""]:
     """λ = max over |v| = 1 of vᵀ H v,  with H the Hessian of the cost at params.
 
     The largest eigenvalue, not the largest in size: it bounds the learning rate of a descent into
@@ -32,7 +32,8 @@ def sharpness(cost: Callable[[Any], Float[Array, ""]], params: PyTree) -> Float[
     Pure, so it runs under `jit` and `vmap`; to call it often, `jit` it.
 
     Args:
-      cost, params: as in `Descent`; the numbers are at least float32, and the result has their dtype.
+      cost, params, data: as in `Descent`; the numbers are at least float32, and the result has their
+        dtype. With data it is the cost of all of it.
 
     Returns:
       λ, to rounding of the largest |eigenvalue|; NaN where the Hessian is not finite.
@@ -43,7 +44,7 @@ def sharpness(cost: Callable[[Any], Float[Array, ""]], params: PyTree) -> Float[
     Source: Pearlmutter (1994), "Fast exact multiplication by the Hessian"; Knyazev (2001), "Toward
     the optimal preconditioned eigensolver: locally optimal block preconditioned conjugate gradient".
     """
-    cost, params, *_ = opened(Descent(cost, params, optax.identity()))
+    cost, params, *_ = opened(Descent(cost, params, optax.identity(), data=data))
     flat, as_params = ravel_pytree(params)
     flat = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))  # eigensolvers know no half precision
     gradient = jax.grad(lambda x: cost(as_params(x)).astype(flat.dtype))

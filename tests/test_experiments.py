@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import chaotic_rates, edge_of_stability, hypergradients, momentum_phases, trainability_boundary
+from experiments import chaotic_rates, digits, edge_of_stability, hypergradients, momentum_phases, trainability_boundary
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -51,6 +51,15 @@ def test_momentum_phases(tmp_path, capsys):
     errors = momentum_phases.main(["--size", "12", "--epochs", "200", "--out", str(tmp_path)])
     assert all(error < 1e-6 for error in errors.values())  # rounding, but for swings that the fit cuts off
     assert drawn(tmp_path / "momentum_phases.png") and "0.818182" in capsys.readouterr().out
+
+
+def test_digits(tmp_path, capsys, compiled_in_haste):
+    """At a tiny size: jaxgd and the way by hand descend alike, and a rate is chosen."""
+    size = ["--rates", "3", "--seeds", "2", "--epochs", "2", "--batch", "256", "--repeats", "1", "--sample", "2"]
+    found = digits.main([*size, "--out", str(tmp_path)])
+    np.testing.assert_allclose(found["costs"]["by hand"], found["costs"]["jaxgd"], rtol=1e-4)
+    assert set(found["seconds"]) == {"jaxgd", "by hand", "one by one"} and 0 < found["test"] < 1
+    assert drawn(tmp_path / "digits.png") and "chosen on validation" in capsys.readouterr().out
 
 
 def test_hypergradients(tmp_path, capsys):
@@ -132,6 +141,22 @@ def test_zooms_look_where_the_boundary_is():
     assert (left + right) / 2 == pytest.approx(0.25, abs=0.05) and (bottom + top) / 2 == pytest.approx(1.5, abs=0.1)
 
 
+def test_zooms_may_look_where_the_boundary_is_as_dense_as_in_most_places():
+    rows, columns = np.indices((64, 64))
+    crowded = (rows < 16) & (columns < 16) & ((rows + columns) % 4 < 2)
+    values = np.where((rows > 40) ^ crowded, 1.0, -1.0)  # a long straight line, and a thicket in a corner
+    edge = trainability_boundary.boundary(values)
+    densest = trainability_boundary.closer((0.0, 1.0, 0.0, 1.0), edge)
+    usual = trainability_boundary.closer((0.0, 1.0, 0.0, 1.0), edge, crowd=0.1)
+    assert densest[3] < 0.5 < usual[3] and usual[2] < 40 / 64 < usual[3]
+
+
+@pytest.mark.parametrize("known", [1.2, 1.8])
+def test_shores_have_the_dimension_they_are_made_with(known):
+    shores = [trainability_boundary.surface(512, known, seed) for seed in range(6)]
+    assert trainability_boundary.dimension(shores) == pytest.approx(known, abs=0.12)
+
+
 def test_a_picture_is_read_back_as_it_was_drawn(tmp_path):
     rng = np.random.default_rng(3)
     values = np.kron(rng.normal(size=(6, 6)), np.ones((8, 8)))
@@ -149,6 +174,8 @@ def test_a_picture_is_read_back_as_it_was_drawn(tmp_path):
         (edge_of_stability, ["--shorten", "0"]),
         (momentum_phases, ["--kappa", "0.5"]),
         (trainability_boundary, ["--resolution", "8"]),
+        (trainability_boundary, ["--crowd", "0"]),
+        (digits, ["--rates", "0"]),
         (hypergradients, ["--epochs", "0"]),
     ],
 )

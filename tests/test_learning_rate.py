@@ -15,7 +15,7 @@ import jaxgd
 from jaxgd import program
 from jaxgd.learning_rate import best_rates, critical_learning_rate, find_learning_rate
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, PENDING
-from jaxgd.stability import gradient_descent_limit, nesterov_limit, polyak_limit
+from jaxgd.stability import gradient_descent_limit, nesterov_limit, polyak_limit, sharpness
 from jaxgd.surfaces import chaotic
 
 RULES = {
@@ -204,9 +204,36 @@ def test_the_end_of_the_range_is_named():
     assert found.best == pytest.approx(1e-3) and "widen" in str(found)
 
 
+def test_of_a_fit_to_data():
+    """A line through the origin with noise: its cost is a quadratic, and the edge is 2/λ; batches choose on other data."""
+    x, noise = np.linspace(1, 2, 32), 0.3 * np.random.default_rng(0).normal(size=32)
+    data, others = (x[::2], 3 * x[::2] + noise[::2]), (x[1::2], 3 * x[1::2] + noise[1::2])
+
+    def cost(slope, batch):
+        return jnp.mean((slope * batch[0] - batch[1]) ** 2)
+
+    fit = {"epochs": 40, "low": 1e-3, "high": 10.0, "points": 64, "data": data}
+    edge = 2 / float(sharpness(cost, 0.0, data))
+    found = find_learning_rate(cost, 0.0, optax.sgd, **fit)
+    assert found.edge == pytest.approx(edge, rel=0.01) and found.best < edge
+    metrics = {"validation_cost": lambda slope: cost(slope, others)}
+    found = find_learning_rate(cost, 0.0, optax.sgd, **fit, batch_size=4, key=3, metrics=metrics, by="validation_cost")
+    lowest = found.table["validation_cost"].where(found.table["outcome"] != DIVERGED).min()
+    assert found.table["validation_cost"].sel(learning_rate=found.best) == lowest
+    assert found.by == "validation_cost" and "validation cost" in str(found)
+    critical = critical_learning_rate(
+        lambda rate: jaxgd.Descent(cost, 0.0, optax.sgd(rate), data=data), 1e-3, 10.0, epochs=2000
+    )
+    assert critical.value == pytest.approx(edge, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
+        ({"points": 3}, ValueError, "points = 3: must be a whole number, 4 or more"),
+        ({"by": "test_loss"}, ValueError, "by = 'test_loss': must be one of final_cost, best_cost, target_epoch$"),
+        ({"by": "validation_cost"}, ValueError, "give a metric of that name to every lane"),
+        ({"batch_size": 2}, ValueError, "give data="),
         ({"optimizer": optax.sgd(0.01)}, TypeError, "optax.sgd, not"),
         ({"low": 0.0}, ValueError, "above 0"),
         ({"epochs": 1.5}, ValueError, "epochs"),
