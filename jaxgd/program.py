@@ -78,7 +78,7 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree) -> Explicit:
             break
         own_state = after
     products = _multiplies(step, [*own_constants, *[True] * params, *own_state])
-    axis = 0 if products else -1
+    axis = 0 if products and not known["has_data"] else -1
 
     def begin(arguments, size):
         own = [*own_constants, *[True] * params, *own_state]
