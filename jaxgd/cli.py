@@ -310,6 +310,7 @@ def best(
     """Show the best setting of a run.
 
     The one with the lowest median over seeds, what diverged counting as worst; never the luckiest lane.
+    With a target, the one that meets it in the fewest epochs.
     Where learning rates vary, also how much the choice of one matters, and how far off the edge is.
     """
     from jaxgd import config as cfg

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from jaxgd.learning_rate import best_rates
 from jaxgd.outcome import DIVERGED, PENDING
-from jaxgd.table import METRICS, REPLICATES, best, by_name, is_accuracy, scores, selected_by
+from jaxgd.table import METRICS, REPLICATES, best, by_name, is_accuracy, merits, scores, selected_by
 
 if TYPE_CHECKING:
     import xarray
@@ -44,8 +44,9 @@ class Contender(NamedTuple):
 
 
 def figures(table: "xarray.Dataset") -> list[str]:
-    """What optimizers can be compared by: costs and accuracies, but none of test, which is for the report."""
-    known = ("final_cost", "best_cost", *METRICS)
+    """What optimizers can be compared by: epochs to the target, if there is one, costs and accuracies; but none of
+    test, which is for the report."""
+    known = (*(["target_epoch"] if "target" in table.attrs else []), "final_cost", "best_cost", *METRICS)
     return [name for name in known if name in table and not name.startswith("test_")]
 
 
@@ -65,9 +66,7 @@ def compared(table: "xarray.Dataset", by: str | None = None, factor: float = 2.0
     """
     by = by or selected_by(table)
     found = [_contender(name, part, by, factor) for name, part in by_name(table).items()]
-    worst = Figure(np.inf, np.inf, np.inf)
-    sign = -1 if is_accuracy(by) else 1
-    return sorted(found, key=lambda c: sign * c.figures[by].median if c.figures else worst.median)
+    return sorted(found, key=lambda c: [*map(float, merits(c.setting, by))] if c.figures else [np.inf])
 
 
 def _contender(name: str, table: "xarray.Dataset", by: str, factor: float) -> Contender:
@@ -79,7 +78,11 @@ def _contender(name: str, table: "xarray.Dataset", by: str, factor: float) -> Co
         setting = best(table, by)
     except ValueError:
         return Contender(name, int(ran.sum()), share, None, {}, ())
-    reported = [by, *(metric for metric in METRICS if metric.startswith("test") and metric in table)]
+    reported = [
+        by,
+        *(["final_cost"] if by == "target_epoch" else []),
+        *(metric for metric in METRICS if metric.startswith("test") and metric in table),
+    ]
     figures = {figure: figure_of(setting, figure) for figure in dict.fromkeys(reported)}
     varied = [str(c) for c in setting.coords if _varies(table, str(c))]
     setting = setting.drop_vars("trial", errors="ignore")
@@ -88,8 +91,10 @@ def _contender(name: str, table: "xarray.Dataset", by: str, factor: float) -> Co
 
 
 def figure_of(setting: "xarray.Dataset", name: str) -> Figure:
-    """Median, lowest and highest over the seeds of a setting; NaN counts as worst for none of them."""
-    values = setting[name].values[np.isfinite(setting[name].values)]
+    """Median, lowest and highest over the seeds of a setting: of those that have the figure; of epochs to the target
+    over all seeds, infinite where it was not met."""
+    values = setting[name].values.astype(float)
+    values = np.where(np.isnan(values), np.inf, values) if name == "target_epoch" else values[np.isfinite(values)]
     if not values.size:
         return Figure(np.nan, np.nan, np.nan)
     return Figure(float(np.median(values)), float(values.min()), float(values.max()))
@@ -134,7 +139,7 @@ def expected_best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dat
 
     Args:
       table: the result of a sweep; everything that varies, seeds and names apart, makes a trial.
-      by: as in `table.best`; a cost or an accuracy.
+      by: as in `table.best`; a cost or an accuracy; where that is `target_epoch`, `final_cost` in its place.
 
     Returns:
       A Dataset over `trials` (n), and `optimizer` or what else holds names: `expected`, in the figure's
@@ -146,6 +151,7 @@ def expected_best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dat
     import xarray
 
     by = by or selected_by(table)
+    by = "final_cost" if by == "target_epoch" else by
     if not by.endswith(("cost", "accuracy")):
         raise ValueError(f"by = {by!r}: must be a cost or an accuracy, of which the best of some trials has a mean")
     rows = {name: _trial_scores(part, by) for name, part in by_name(table).items()}

@@ -10,6 +10,7 @@ import pydantic
 import tomli_w
 from pydantic import ConfigDict, Field
 
+from jaxgd.plan import selected
 from jaxgd.ranges import Axis, ConfigError, is_word, near, ranges_of, shown
 
 _MOST_BYTES = 1 << 26
@@ -84,7 +85,7 @@ class Run(Table):
     ceiling: Finite | None = None
     tolerance: Positive | None = None
     precision: Literal["float32", "float64"] = "float32"
-    select: str | None = None  # with data validation_cost, without final_cost
+    select: str | None = None  # with data validation_cost, else with a target target_epoch, else final_cost
     unequal_trials: bool = False
 
 
@@ -298,7 +299,7 @@ def _lay_over(content: dict[str, Any], setting: str) -> None:
 def _selected(config: Config) -> str:
     """The figure that the best setting is chosen by."""
     allowed = (*_SELECT, *_SELECT_WITH_DATA) if config.data else _SELECT
-    chosen = config.run.select or ("validation_cost" if config.data else "final_cost")
+    chosen = config.run.select or ("validation_cost" if config.data else selected(config.run.target))
     if chosen.startswith("test_"):
         raise ConfigError(
             f"run.select = {shown(chosen)}: a setting is chosen on validation, and only reported on test; "

@@ -94,7 +94,8 @@ def explained(folder: Path, asked: Mapping[str, Any]) -> Facts:
     optimizer = single.optimizer
     given = single.lane.arguments if single.lane else optimizer.arguments
     rate, momentum = given.get("learning_rate"), given.get("momentum")
-    rule = known_rule(optimizer.name, given) if optimizer and optimizer.name else None
+    batches = single.data is not None and single.data.batch_size is not None  # theory is of one cost
+    rule = known_rule(optimizer.name, given) if optimizer and optimizer.name and not batches else None
     numbers = all(isinstance(value, (int, float)) for value in (rate, 0.0 if momentum is None else momentum))
     course = followed(run.plan, index, _length(figures))
     beside = _nearest_converged(table, index)

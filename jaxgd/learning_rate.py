@@ -12,7 +12,7 @@ from jaxgd import plan as plans
 from jaxgd.descent import Descent, Metrics, whole
 from jaxgd.outcome import DIVERGED, OUTCOMES, PENDING
 from jaxgd.sweep import sweep
-from jaxgd.table import METRICS, REPLICATES, is_accuracy, scores
+from jaxgd.table import METRICS, REPLICATES, is_accuracy, merits
 
 if TYPE_CHECKING:
     import xarray
@@ -44,7 +44,8 @@ class LearningRate(NamedTuple):
             f"{near} from {self.low:.6g} to {self.high:.6g}, a span of {self.high / self.low:.3g}"
         )
         if self.ties > 1:
-            said += f"; {self.ties} rates do exactly as well, and this one was there first"
+            first = "ended lowest" if self.by == "target_epoch" else "was there first"
+            said += f"; {self.ties} rates do exactly as well, and this one {first}"
         if self.best in (self._first, self._last):
             said += "; it is the end of the range tried: widen it"
         if np.isnan(self.edge):
@@ -149,8 +150,8 @@ def best_rates(
     """The best rate of a sweep, how much the choice matters, and how far below the edge the best lies.
 
     For each point of the other dimensions, an optimizer or a start; seeds are replicates, of which
-    the median counts, diverged being worst. Of rates that do equally well, the best is the one whose
-    lowest cost came first, then the smallest.
+    the median counts, diverged being worst. Of rates that do equally well, the best is chosen as by
+    `table.best`, then it is the smallest.
 
     Args:
       table: the result of a sweep over a learning rate, or over anything else with an order.
@@ -181,15 +182,14 @@ def best_rates(
     diverged, ran = table["outcome"] == DIVERGED, table["outcome"] != PENDING
     figures = {
         "rates": table[along].astype(float).broadcast_like(ran.isel(dict.fromkeys(replicates, 0), drop=True)),
-        "score": scores(table, by).median(replicates),
-        "haste": table["best_epoch"].astype(float).median(replicates),
         "diverged": diverged.any(replicates),
         "ran": ran.all(replicates),
     }
-    others = [name for name in figures["score"].dims if name != dimension]
+    figures |= {f"merit {place}": merit for place, merit in enumerate(merits(table, by))}
+    others = [name for name in figures["diverged"].dims if name != dimension]
     figures = {name: values.transpose(*others, dimension).values for name, values in figures.items()}
     allowed = _allowance(table, by, factor)
-    shape = figures["score"].shape[:-1]
+    shape = figures["diverged"].shape[:-1]
     answers = {name: np.full(shape, np.nan) for name in _ANSWERS}
     for point in np.ndindex(shape):
         here = {name: values[point] for name, values in figures.items()}
@@ -347,14 +347,15 @@ def _answer(figures: dict[str, np.ndarray], allowed: Callable[[float], float]) -
     """What `best_rates` says of one row of rates."""
     there = figures["ran"] & ~np.isnan(figures["rates"])
     order = np.flatnonzero(there)[np.argsort(figures["rates"][there], kind="stable")]
-    rates, score, haste, diverged = (figures[name][order] for name in ("rates", "score", "haste", "diverged"))
+    rates, diverged = figures["rates"][order], figures["diverged"][order]
+    score, *others = (values[order] for name, values in figures.items() if name.startswith("merit"))
     if not there.any():
         return {}
     answer = {"changes": float(np.count_nonzero(np.diff(diverged))), "ties": 0.0}
     if not np.isfinite(score).any():
         return answer
     tied = score == score.min()
-    best = int(np.argmin(np.where(tied, haste, np.inf)))
+    best = int(np.lexsort([*reversed(others), score])[0])
     beyond = np.flatnonzero(~(score <= allowed(score[best])))
     first, last = beyond[beyond < best].max(initial=-1) + 1, beyond[beyond > best].min(initial=len(rates)) - 1
     answer |= {"best": rates[best], "score": score[best], "low": rates[first], "high": rates[last], "ties": tied.sum()}

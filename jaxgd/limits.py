@@ -41,8 +41,8 @@ def known_limits(config: Config, plan: plans.Plan, table: "xarray.Dataset") -> "
       None if theory knows no rule of the run, or its rates are not single numbers. Else a Dataset
       without coordinates, each variable over those dimensions of the table on which it depends:
 
-      `known_limit`: the rate; NaN where there is none: another rule, no minimum reached, none that is
-        smooth. `known_limit.attrs["along"]` names the axis of learning rates that it lies on.
+      `known_limit`: the rate; NaN where there is none: another rule, several batches, no minimum
+        reached, none that is smooth. `known_limit.attrs["along"]` names the axis of learning rates that it lies on.
       `limit_formula`: "2/λ" and so on; empty where there is no limit.
       `sharpness`: λ; NaN where it is not known.
     """
@@ -161,13 +161,17 @@ def sharpness_at(plan: plans.Plan, lanes: np.ndarray, places: np.ndarray, costs:
 
 
 def curvature(lane: Callable[..., Descent], place: Float[Array, " params"], point: dict[str, Any]) -> Float[Array, ""]:
-    """λ of a lane's cost at a place; NaN if that is no smooth minimum, where the slope is small and grows as Hv.
+    """λ of a lane's cost at a place; NaN if that is no smooth minimum, where the slope is small and grows as Hv, or if
+    each batch is another cost.
 
     How it grows is looked at over a distance at which rounding is small, and no shorter than that at
     which the minimum may yet lie: along one random direction, for a kink shows along almost every one.
     """
-    cost, params, *_ = opened(lane(**point))
-    flat, as_params = ravel_pytree(params)
+    one = opened(lane(**point))
+    if one.has_batches:  # each step descends another cost
+        return jnp.full((), jnp.nan)
+    cost = one.cost
+    flat, as_params = ravel_pytree(one.params)
     place, eps = place.astype(flat.dtype), float(jnp.finfo(flat.dtype).eps)
     slope = jax.grad(lambda x: cost(as_params(x)))
     size, here = jnp.maximum(1, jnp.max(jnp.abs(place))), sharpness(cost, as_params(place))

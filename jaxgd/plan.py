@@ -192,7 +192,7 @@ def planned(
     labels: Mapping[str, tuple[tuple[str, ...], np.ndarray]] | None = None,
     absent: Any = None,
     keep_params: bool = True,
-    select: str = "final_cost",
+    select: str | None = None,
 ) -> Plan:
     """A sweep's `Plan`; arguments and errors as in `sweep`.
 
@@ -200,7 +200,7 @@ def planned(
       labels: further coordinates, (dimensions, values) by name.
       absent: booleans over the first dimensions, True where there is nothing to run.
       keep_params: whether the result holds the final params.
-      select: the figure or metric by which the best setting is chosen.
+      select: the figure or metric by which the best setting is chosen, by default as `table.best` says.
     """
     epochs = whole("epochs", epochs, least=1)
     records = ()
@@ -221,11 +221,16 @@ def planned(
         labels or {},
         absent,
         keep_params,
-        select,
+        select or selected(target),
     )
     _check_metrics(plan)
     _check_shapes(plan)
     return plan
+
+
+def selected(target: float | None) -> str:
+    """The figure by which the best setting is chosen where nothing else is said: with a target, how soon it is met."""
+    return "final_cost" if target is None else "target_epoch"
 
 
 def fingerprint(plan: Plan) -> str:

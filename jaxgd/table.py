@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, NEVER, OUTCOMES, PENDING, named, tolerances
-from jaxgd.plan import Each, Plan
+from jaxgd.plan import Each, Plan, selected
 from jaxgd.ranges import visible
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def attributes(plan: Plan) -> dict[str, Any]:
     names = ("epochs", "target", "ceiling", "minimum", "tolerance")
     known = {name: getattr(plan, name) for name in names}
     known = {name: value for name, value in known.items() if value is not None and np.isfinite(value)}
-    return known | ({} if plan.select == "final_cost" else {"select": plan.select})
+    return known | ({} if plan.select == selected(known.get("target")) else {"select": plan.select})
 
 
 def empty(plan: Plan) -> dict[str, np.ndarray]:
@@ -102,13 +102,14 @@ def labelled(plan: Plan, results: dict[str, np.ndarray]) -> "xarray.Dataset":
 def best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dataset":
     """The best setting: the lowest median over seeds of `by`; never the luckiest lane.
 
-    Lanes that diverged, or never met the target where `by` is `target_epoch`, count as worst. Of
-    equals, the one whose lowest cost came first.
+    Lanes that diverged count as worst. By `target_epoch`, settings that do not meet the target with
+    most of their seeds come after all that do, and are told apart, as those that take equally long
+    are, by final cost. Of equals, the one whose lowest cost came first.
 
     Args:
       table: the result of a sweep.
       by: a figure or a metric, the lower the better, but an accuracy the higher; by default what the
-        run selects by, else `final_cost`.
+        run selects by, else `target_epoch` if there is a target, else `final_cost`.
 
     Returns:
       The table at that setting; a `seed` dimension stays.
@@ -127,28 +128,34 @@ def best_place(table: "xarray.Dataset", by: str) -> dict[Any, int]:
     """Where the best setting is, {dimension: index}; errors as `best`."""
     places = ranking(table, by, 1)
     if not places:
-        raise ValueError(
-            "there is no best setting: " + ("no lane met the target" if by == "target_epoch" else "every lane diverged")
-        )
+        raise ValueError("there is no best setting: every lane diverged")
     return places[0]
 
 
 def ranking(table: "xarray.Dataset", by: str, count: int) -> list[dict[Any, int]]:
     """Where the `count` best settings are, {dimension: index}, ranked as `best` does; the worst have no rank."""
-    score = scores(table, by)
-    replicates = [name for name in REPLICATES if name in score.dims]
-    score, haste = score.median(replicates), table["best_epoch"].median(replicates)
-    score, dims, shape = score.values.ravel(), score.dims, score.shape
-    found = np.flatnonzero(np.isfinite(score))
+    every = merits(table, by)
+    dims, shape = every[0].dims, every[0].shape
+    first, *others = (merit.values.ravel() for merit in every)
+    found = np.flatnonzero(np.isfinite(others[0] if by == "target_epoch" else first))
     if len(found) > count:  # to sort a million for the sake of a few would take long
-        found = found[score[found] <= np.partition(score[found], count - 1)[count - 1]]
-    found = found[np.lexsort((haste.values.ravel()[found], score[found]))][:count]
+        found = found[first[found] <= np.partition(first[found], count - 1)[count - 1]]
+    found = found[np.lexsort([merit[found] for merit in (*reversed(others), first)])][:count]
     return [dict(zip(dims, map(int, np.unravel_index(place, shape)), strict=True)) for place in found]
+
+
+def merits(table: "xarray.Dataset", by: str) -> "list[xarray.DataArray]":
+    """What settings are ranked by, the lower the better, medians over seeds: the score; of those that score alike the
+    final cost, if that was not the score but epochs; then the epoch of the lowest cost."""
+    names = [by, "final_cost"] if by == "target_epoch" else [by]
+    replicates = [name for name in REPLICATES if name in table["outcome"].dims]
+    every = [*(scores(table, name) for name in names), table["best_epoch"].astype(float)]
+    return [merit.median(replicates) for merit in every]
 
 
 def selected_by(table: "xarray.Dataset") -> str:
     """The figure by which the best setting of a result is chosen."""
-    return table.attrs.get("select", "final_cost")
+    return table.attrs.get("select", selected(table.attrs.get("target")))
 
 
 def scores(table: "xarray.Dataset", by: str) -> "xarray.DataArray":
@@ -230,7 +237,7 @@ def representative(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]
     if codes.ndim == 0:
         return [()][:count]
     ran = np.flatnonzero(codes.ravel() != PENDING)
-    wanted = [*_best_lane(table, codes), *_at_edges(codes)]
+    wanted = [*_best_lane(table), *_at_edges(codes)]
     for code in range(1, len(OUTCOMES)):
         alike = np.flatnonzero(codes.ravel() == code)
         wanted += _spread(alike, max(1, count // 10))
@@ -240,9 +247,11 @@ def representative(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]
     ]
 
 
-def _best_lane(table: "xarray.Dataset", codes: np.ndarray) -> list[int]:
-    costs = np.where(np.isin(codes, (DIVERGED, PENDING)), np.inf, table["final_cost"].values).ravel()
-    return [int(np.nanargmin(costs))] if np.isfinite(costs).any() else []
+def _best_lane(table: "xarray.Dataset") -> list[int]:
+    """The best setting, with the first of its seeds."""
+    sizes = table["outcome"].sizes
+    every = ranking(table, selected_by(table), 1)
+    return [int(np.ravel_multi_index([place.get(d, 0) for d in sizes], [*sizes.values()])) for place in every]
 
 
 def _at_edges(codes: np.ndarray) -> list[int]:

@@ -9,7 +9,7 @@ from command import command
 
 from jaxgd.compare import compared, expected_best, expected_minimum
 from jaxgd.outcome import DESCENDING, DIVERGED, PENDING
-from jaxgd.show.comparison import _escaped
+from jaxgd.show.comparison import _cells, _escaped
 
 
 def results(costs, dims, coords, **more):
@@ -54,6 +54,21 @@ def test_a_trial_costs_no_more_than_its_start():
     assert curve.dims == ("optimizer", "trials") and curve.trials.values.tolist() == [1, 2, 3]
     np.testing.assert_allclose(curve.sel(optimizer="a"), [7, 4, 1])
     np.testing.assert_allclose(curve.sel(optimizer="b"), [3, 7 / 3, 2])
+
+
+def test_with_a_target_the_first_to_meet_it_leads_and_one_that_never_does_comes_last():
+    epochs = [[np.nan, np.nan], [30.0, np.nan], [40.0, 20.0]]
+    table = results([[0.0, 1.0], [2.0, 3.0], [2.0, 3.0]], ("optimizer", "rate"), {"optimizer": ["a", "b", "c"]})
+    table = table.assign(target_epoch=(("optimizer", "rate"), epochs)).assign_coords(rate=[0.1, 0.2])
+    found = compared(table.assign_attrs(target=3.0))
+    assert [contender.name for contender in found] == ["c", "b", "a"]
+    heads, *rows = _cells(found, "target_epoch", 2.0)
+    assert heads[1:3] == ["epochs to the target", "final cost"]
+    assert [row[1:4] for row in rows] == [
+        ["20", "3", "rate = 0.2"],
+        ["30", "2", "rate = 0.1"],
+        ["never", "0", "rate = 0.1"],
+    ]
 
 
 def test_seeds_are_no_trials_and_what_has_not_run_is_none():

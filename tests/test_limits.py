@@ -135,6 +135,20 @@ def test_no_limit_where_theory_has_none(content):
     assert known(BOWL | content, carried_out=False)[0] is None
 
 
+@pytest.mark.parametrize("size", [None, 2, 4])
+def test_no_limit_where_each_batch_is_another_cost(tmp_path, size):
+    """Of four rows: all at once, and so one cost; two by two; and all as the one batch."""
+    (tmp_path / "line.csv").write_text("x,y\n" + "".join(f"{x},{2 * x}\n" for x in (1, 2, 3, 4, 5, 6)), "utf-8")
+    data = {"file": "line.csv", "target": "y", "split": [0.67, 0.17, 0.16]} | ({"batch_size": size} if size else {})
+    content = {"data": data, "cost": {"network": {"loss": "squared_error"}}} | descending()
+    config = cfg.checked(
+        content | {"run": {"epochs": 300, "target": 1e-6}, "sweep": {"optimizer": {"learning_rate": RATES}}}, "test"
+    )
+    plan = lane.planned(config, "test", tmp_path)
+    found = limits.known_limits(config, plan, in_memory(plan))["known_limit"].item()
+    np.testing.assert_allclose(found, np.nan if size == 2 else 1, rtol=1e-6)
+
+
 def test_no_limit_without_a_place_to_look_at():
     content = BOWL | descending() | {"sweep": {"optimizer": {"learning_rate": RATES}}}
     assert np.isnan(known(content | {"record": {"params": "none"}})[0]["known_limit"])

@@ -140,6 +140,20 @@ def test_two_axes_speak_of_somewhere_and_of_a_span():
     assert f"best     momentum = 0, learning_rate = {RATES[0]:.6g}" in said  # in the order of the axes
 
 
+def test_where_all_values_diverge_there_is_no_edge_along_them():
+    """The largest rate diverges whatever the momentum, which says nothing of where an edge along momentum lies."""
+    axes = {"momentum": [0.0, 0.5, 0.9], "learning_rate": [0.5, 1.0, 1.5, 2.5]}
+
+    def outcome(momentum, learning_rate):  # by their place along each axis
+        return np.where((learning_rate == 3) | (learning_rate > 1 + momentum), DIVERGED, CONVERGED)
+
+    said = words(a_table(axes, outcome, 1.0))
+    assert "edge     momentum       converges somewhere at 0 … 0.9" in said
+    assert "                        diverges at every value for 1 of 4 learning_rate" in said
+    assert "                        diverges from 1.5 … 2.5 on" in said
+    assert not any("from 0 " in line for line in said)
+
+
 def test_over_starts_it_says_lowest():
     starts = a_table({"x": np.linspace(-1, 1, 5)}, CONVERGED, 0.0, start_cost=lambda x: (x - 2.0) ** 2)
     said = words(starts)
@@ -443,6 +457,18 @@ def test_how_much_the_learning_rate_matters():
     assert rate_lines(a_table({"learning_rate": [1.0, 2.0]}, DIVERGED, np.nan)) == ["no rate works: all diverged"]
     assert rate_lines(a_table({"learning_rate": [1.0, 2.0]}, PENDING, np.nan)) == ["no rate works: none has run"]
     assert rate_lines(a_table({"momentum": [0.0, 0.5]}, CONVERGED, 1.0)) == []
+
+
+def test_with_a_target_rates_go_by_how_soon_they_meet_it():
+    table = a_table({"learning_rate": [1.0, 2.0, 3.0]}, CONVERGED, [3.0, 1.0, 2.0]).assign_attrs(target=3.0)
+    assert "none met the target; by final cost:" in rate_lines(table, "target_epoch")
+    met = table.assign(target_epoch=("learning_rate", [20.0, 20.0, 90.0]))
+    assert rate_lines(met, "target_epoch")[:2] == [
+        "within a factor of 2: 1 … 2, a span of 2",
+        "2 do exactly as well; this ended lowest",
+    ]
+    assert any("learning_rate = 2" in line for line in words(met, "target_epoch"))
+    assert any("target met in epoch 20, final cost 1" in line for line in words(met, "target_epoch"))
     assert rate_lines(a_table({"learning_rate": [0.1]}, CONVERGED, 1.0)) == []
 
 

@@ -8,7 +8,7 @@ import xarray
 
 import jaxgd
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, OSCILLATING, PENDING
-from jaxgd.table import epochs_missing, representative
+from jaxgd.table import epochs_missing, ranking, representative
 
 
 def results(outcome, dims, final_cost=None, best_epoch=None, target_epoch=None, **coords):
@@ -53,8 +53,28 @@ def test_best_of_equals_is_the_one_whose_lowest_cost_came_first():
 def test_best_by_the_epoch_that_met_the_target():
     table = results([CONVERGED] * 3, ("rate",), [1.0, 0.0, 2.0], target_epoch=[30, np.nan, 20])
     assert jaxgd.best(table, by="target_epoch").rate == 2
-    with pytest.raises(ValueError, match="no lane met the target"):
-        jaxgd.best(results([DESCENDING] * 2, ("rate",)), by="target_epoch")
+    assert jaxgd.best(table).rate == 1 and jaxgd.best(table.assign_attrs(target=2.0)).rate == 2
+    order = ranking(table, "target_epoch", 3)  # what does not get there comes after all that do
+    assert [place["rate"] for place in order] == [2, 0, 1]
+
+
+def test_best_by_the_target_needs_most_seeds_to_meet_it():
+    """What diverged met nothing, whatever it had reached; where none meets it, the lowest cost is best."""
+    codes = [[CONVERGED, DESCENDING, DESCENDING], [CONVERGED, CONVERGED, DIVERGED], [DIVERGED, DIVERGED, CONVERGED]]
+    epochs = [[1, np.nan, np.nan], [50, 60, 1], [1, 1, 1]]
+    table = results(codes, ("rate", "seed"), [[0.0] * 3, [9.0] * 3, [0.0] * 3], target_epoch=epochs)
+    assert [place["rate"] for place in ranking(table.assign_attrs(target=1.0), "target_epoch", 3)] == [1, 0]
+    nowhere = table.assign(target_epoch=table["target_epoch"] * np.nan).assign_attrs(target=1.0)
+    assert jaxgd.best(nowhere).rate == 0
+
+
+@pytest.mark.parametrize("by", ["final_cost", "target_epoch"])
+def test_of_equals_best_and_best_rates_say_the_same(by):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        figures = {name: rng.integers(1, 3, 8) for name in ("final_cost", "best_epoch", "target_epoch")}
+        table = results([CONVERGED] * 8, ("rate",), **figures)
+        assert float(jaxgd.best_rates(table, "rate", by=by)["best"]) == float(jaxgd.best(table, by)["rate"])
 
 
 def test_best_over_several_dimensions_and_over_none():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxgd.explain import Facts
+from jaxgd.show.style import figure_name
 from jaxgd.show.tables import setting, thousands
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ def _instead(facts: Facts) -> str:
     if facts.outcome == "converged":
         if facts.best is None or not (differs := _differences(facts.figures, facts.best)):
             return f"No other of the {thousands(facts.lanes)} lanes does better"
-        return f"The best setting of the run by {facts.select.replace('_', ' ')} is {differs}, {_end(facts.best)}"
+        return f"The best setting of the run by {figure_name(facts.select)} is {differs}, {_end(facts.best)}"
     if facts.nearest is not None:
         differs = _differences(facts.figures, facts.nearest)
         return f"The nearest setting that converged is {differs}, {_end(facts.nearest)}"

@@ -14,7 +14,7 @@ from rich.text import Text
 from jaxgd import compare
 from jaxgd.compare import Contender
 from jaxgd.show.scales import WIDE
-from jaxgd.show.style import DASHES, LINES, RC
+from jaxgd.show.style import DASHES, LINES, RC, figure_name
 from jaxgd.show.tables import setting
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def curves(expected: "xarray.Dataset", title: str) -> Figure:
 def _cells(contenders: list[Contender], by: str, factor: float) -> list[list[str]]:
     """Headings, then a row for each contender; what it varies has a line each."""
     figures = list(next((c.figures for c in contenders if c.figures), {by: None}))
-    heads = ["optimizer", *(name.replace("_", " ") for name in figures), "at", f"within × {factor:g}", "diverged"]
+    heads = ["optimizer", *map(figure_name, figures), "at", f"within × {factor:g}", "diverged"]
     rows = []
     for contender in contenders:
         scored = [_spread(contender.figures[name]) if name in contender.figures else "none" for name in figures]
@@ -83,7 +83,8 @@ def _lines(row: list[str]) -> list[tuple[str, ...]]:
 
 
 def _spread(figure: compare.Figure) -> str:
-    return f"{figure.median:.4g}" + (f" ({figure.low:.4g} … {figure.high:.4g})" if figure.high > figure.low else "")
+    median, low, high = ("never" if math.isinf(value) else f"{value:.4g}" for value in figure)
+    return median + (f" ({low} … {high})" if figure.high > figure.low else "")
 
 
 def _range(one: compare.Range) -> str:

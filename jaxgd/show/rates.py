@@ -7,7 +7,8 @@ from rich.table import Table
 
 from jaxgd.learning_rate import best_rates
 from jaxgd.outcome import PENDING
-from jaxgd.table import REPLICATES
+from jaxgd.show.style import figure_name
+from jaxgd.table import REPLICATES, merits
 
 if TYPE_CHECKING:
     import xarray
@@ -32,12 +33,20 @@ def rate_words(table: "xarray.Dataset", select: str, factor: float = 2.0) -> lis
         return []
     if (found[0]["outcome"] == PENDING).all():
         return ["no rate works: none has run"]
-    answer = best_rates(*found, by=select, factor=factor)
+    by = _by(found[0], select)
+    answer = best_rates(*found, by=by, factor=factor)
     best = answer["best"].values
     if np.isnan(best).all():
-        return ["no rate works: " + ("none met the target" if select == "target_epoch" else "all diverged")]
-    lines = _one(*found, answer, factor) if best.ndim == 0 else _many(answer, factor)
+        return ["no rate works: all diverged"]
+    lines = ["none met the target; by final cost:"] if by != select else []
+    lines += _one(*found, answer, factor, by) if best.ndim == 0 else _many(answer, factor)
     return lines + _alternations(answer)
+
+
+def _by(table: "xarray.Dataset", select: str) -> str:
+    """The figure that rates are compared by: how soon they meet the target, if any setting does, else final cost."""
+    met = select != "target_epoch" or np.isfinite(merits(table, select)[0]).any()
+    return select if met else "final_cost"
 
 
 def rate_table(table: "xarray.Dataset", select: str, factor: float = 2.0) -> Table | None:
@@ -45,13 +54,13 @@ def rate_table(table: "xarray.Dataset", select: str, factor: float = 2.0) -> Tab
     found = along_rates(table)
     if found is None:
         return None
-    answer = best_rates(*found, by=select, factor=factor)
+    by = _by(found[0], select)
+    answer = best_rates(*found, by=by, factor=factor)
     others = [str(d) for d in answer["best"].dims]
     if not others:
         return None
     shape, size = answer["best"].shape, answer["best"].size
-    figure = select.replace("_", " ")
-    said = Table(*others, "best", figure, f"within {factor:g} ×", "edge", "edge / best", box=None)
+    said = Table(*others, "best", figure_name(by), f"within {factor:g} ×", "edge", "edge / best", box=None)
     said.header_style, said.pad_edge = "bold", False
     for place in np.unique(np.linspace(0, size - 1, min(size, _MOST_ROWS)).round().astype(int)):
         row = answer.isel(dict(zip(others, np.unravel_index(place, shape), strict=True)))
@@ -68,7 +77,7 @@ def rate_table(table: "xarray.Dataset", select: str, factor: float = 2.0) -> Tab
     return said
 
 
-def _one(table: "xarray.Dataset", along: str, answer: "xarray.Dataset", factor: float) -> list[str]:
+def _one(table: "xarray.Dataset", along: str, answer: "xarray.Dataset", factor: float, by: str) -> list[str]:
     best, low, high, edge = (float(answer[name]) for name in ("best", "low", "high", "edge"))
     if low == high:
         lines = [f"no other within a factor of {factor:g}"]
@@ -76,7 +85,8 @@ def _one(table: "xarray.Dataset", along: str, answer: "xarray.Dataset", factor: 
         span = f", a span of {high / low:.3g}" if low > 0 else ""
         lines = [f"within a factor of {factor:g}: {low:.4g} … {high:.4g}{span}"]
     if answer["ties"] > 1:
-        lines.append(f"{int(answer['ties'])} do exactly as well; this was there first")
+        first = "ended lowest" if by == "target_epoch" else "was there first"
+        lines.append(f"{int(answer['ties'])} do exactly as well; this {first}")
     values = table[along].values
     if best in (np.nanmin(values), np.nanmax(values)):
         lines.append("the best is the end of the range: widen it")

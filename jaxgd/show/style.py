@@ -49,6 +49,11 @@ RC = {
 }
 
 
+def figure_name(name: str) -> str:
+    """A figure of a lane in words."""
+    return "epochs to the target" if name == "target_epoch" else name.replace("_", " ")
+
+
 def titled(figure: Any, title: str) -> Any:
     """The figure with its title on the left, in as many lines as it needs."""
     across = int(figure.get_size_inches()[0] * 10)  # letters of this size to the inch, with room to spare

@@ -12,7 +12,7 @@ from jaxgd.outcome import CONVERGED, OUTCOMES, PENDING
 from jaxgd.ranges import visible
 from jaxgd.show.rates import rate_words
 from jaxgd.show.style import COLOURS, MEANINGS
-from jaxgd.table import METRICS, REPLICATES, best, by_name, edges, epochs_missing, scores
+from jaxgd.table import METRICS, REPLICATES, best, by_name, edges, epochs_missing, merits
 
 if TYPE_CHECKING:
     import xarray
@@ -41,7 +41,7 @@ def closing(table: "xarray.Dataset", select: str) -> Group:
     for column in range(3 if len(rows) > 1 else 2):
         lines.add_column(no_wrap=column == 0, overflow="fold")
     for label, entries in (
-        ("lowest" if varies_start(table) else "best", _bests(rows, select)),
+        (_best_label(table, select), _bests(rows, select)),
         ("rates", _rates(rows, select)),
         ("edge", _edges(rows)),
         ("missing", _missing(rows)),
@@ -129,6 +129,12 @@ def varies_start(table: "xarray.Dataset") -> bool:
     return bool(costs.size and costs.min() < costs.max())
 
 
+def _best_label(table: "xarray.Dataset", select: str) -> str:
+    if not varies_start(table):
+        return "best"
+    return "soonest" if select == "target_epoch" else "lowest"
+
+
 def _bests(rows: dict[str, "xarray.Dataset"], select: str) -> list[tuple[str, str]]:
     """The best setting of each name, the best name first."""
     found = []
@@ -136,9 +142,9 @@ def _bests(rows: dict[str, "xarray.Dataset"], select: str) -> list[tuple[str, st
         try:
             lane = best(table, select)
         except ValueError as error:
-            found.append((np.inf, name, f"none: {str(error).removeprefix('there is no best setting: ')}"))
+            found.append(([np.inf], name, f"none: {str(error).removeprefix('there is no best setting: ')}"))
         else:
-            found.append((float(scores(lane, select).median()), name, _best_text(lane, select)))
+            found.append(([*map(float, merits(lane, select))], name, _best_text(lane, select)))
     found.sort(key=lambda row: row[0])
     listed = [(name, text) for _, name, text in found[:_MOST_NAMES]]
     return listed + ([(f"… and {len(found) - _MOST_NAMES} more", "")] if len(found) > _MOST_NAMES else [])
@@ -152,12 +158,21 @@ def _best_text(lane: "xarray.Dataset", select: str) -> str:
         over = f"over {lane['outcome'].size} {'s and '.join(map(str, replicates))}s: " if replicates else ""
         return f"{setting(lane)}\n{over}{', '.join(said)}"
     cost = f"final cost {float(lane['final_cost'].median()):.6g}"
-    if replicates:
-        cost = f"median {cost} of {lane['outcome'].size} {'s and '.join(map(str, replicates))}s"
+    of = f"of {lane['outcome'].size} {'s and '.join(map(str, replicates))}s"
+    if select == "target_epoch":
+        cost = f"{met_words(lane)}, {cost}{f' (medians {of})' * bool(replicates)}"
+    elif replicates:
+        cost = f"median {cost} {of}"
     else:
         cost += f", lowest in epoch {int(lane['best_epoch'])} of {int(lane['epochs'])}"
     said = setting(lane)
     return cost if said == "the only one" else f"{said}\n{cost}"
+
+
+def met_words(lane: "xarray.Dataset") -> str:
+    """How soon a setting met the target, in the median over its seeds."""
+    epochs = float(merits(lane, "target_epoch")[0])
+    return f"target met in epoch {epochs:.6g}" if np.isfinite(epochs) else "target not met"
 
 
 def _rates(rows: dict[str, "xarray.Dataset"], select: str) -> list[tuple[str, str]]:
@@ -191,9 +206,12 @@ def edge_words(table: "xarray.Dataset", along: str) -> list[str]:
         first, last = np.flatnonzero(somewhere)[[0, -1]]
         said = [f"converges {'somewhere ' if edge.dims else ''}at {_span(values[first], values[last])}"]
         said += [] if edge.dims or somewhere[first : last + 1].all() else ["with gaps"]
-    unstable = edge["unstable"].values
-    if np.isfinite(unstable).any():
-        said.append(f"diverges from {_span(np.nanmin(unstable), np.nanmax(unstable))} on")
+    unstable, gone = edge["unstable"].values, np.isnan(edge["stable"].values) & np.isfinite(edge["unstable"].values)
+    if (begins := np.isfinite(unstable) & ~gone).any():
+        said.append(f"diverges from {_span(unstable[begins].min(), unstable[begins].max())} on")
+    if gone.any():
+        where = f" for {thousands(gone.sum())} of {thousands(gone.size)} {' × '.join(edge.dims)}" if edge.dims else ""
+        said.append(f"diverges at every value{where}")
     return said + _limit_words(table, along)
 
 

@@ -10,9 +10,9 @@ from jaxgd.config import Config
 from jaxgd.outcome import OUTCOMES, PENDING
 from jaxgd.ranges import Axis, shown
 from jaxgd.show.style import MEANINGS
-from jaxgd.show.tables import by_name, edge_words, is_axis, setting, thousands, varies_start
+from jaxgd.show.tables import by_name, edge_words, is_axis, met_words, setting, thousands, varies_start
 from jaxgd.surfaces import SURFACES
-from jaxgd.table import best, epochs_missing
+from jaxgd.table import best, epochs_missing, merits
 
 if TYPE_CHECKING:
     import xarray
@@ -221,11 +221,14 @@ def _bests(table: "xarray.Dataset", select: str) -> list[str]:
         return [f"T{str(error)[1:]}."]
     replicates = [str(d) for d in lane["outcome"].dims]
     cost = f"a final cost of {_number(lane['final_cost'].median())}"
+    if select == "target_epoch":
+        cost = f"the {met_words(lane)} and {cost}"
     if replicates:
         cost += f" in the median over its {lane['outcome'].size} {' and '.join(replicates)}s"
-    else:
+    elif select != "target_epoch":
         cost += f", lowest in epoch {thousands(lane['best_epoch'])}"
-    what = "The lowest end is reached from" if varies_start(table) else "The best setting is"
+    end = "soonest" if select == "target_epoch" else "lowest"
+    what = f"The {end} end is reached from" if varies_start(table) else "The best setting is"
     words = setting(lane)
     said = [f"{what} {words}, with {cost}." if words != "the only one" else f"The end is {cost}."]
     rows = by_name(table)
@@ -239,14 +242,17 @@ def _winners(rows: dict[str, "xarray.Dataset"], select: str) -> str:
         try:
             lane = best(table, select)
         except ValueError:
-            found.append((np.inf, f"{name} none"))
+            found.append(([np.inf], f"{name} none"))
         else:
             words = setting(lane)
             at = "" if words == "the only one" else f" at {words}"
-            cost = float(lane["final_cost"].median())
-            found.append((float(lane[select].median()), f"{name} {_number(cost)}{at}"))
+            cost, merit = _number(lane["final_cost"].median()), [*map(float, merits(lane, select))]
+            if select == "target_epoch":
+                cost = f"{merit[0]:.6g}" if np.isfinite(merit[0]) else f"not met, final cost {cost},"
+            found.append((merit, f"{name} {cost}{at}"))
     found.sort(key=lambda one: one[0])
-    return f"The lowest final cost of each: {'; '.join(text for _, text in found)}."
+    what = "fewest epochs to the target" if select == "target_epoch" else "lowest final cost"
+    return f"The {what} of each: {'; '.join(text for _, text in found)}."
 
 
 def _edges(table: "xarray.Dataset") -> list[str]:
