@@ -19,7 +19,7 @@ from jaxgd.outcome import judged
 from jaxgd.plan import Box, Each, Plan
 from jaxgd.program import Program
 
-_COPIES = 5  # of what a lane holds, that a program may have in memory at once
+_COPIES = 4  # of what a lane holds, that a program may have in memory at once
 _SHARE = 4  # of a device's memory, one part in so many is for a program
 _KEPT = 64  # programs, with the constants of their plans
 
