@@ -75,6 +75,7 @@ def replayed(
     """The chosen lanes again, with their records: cost, gradient norm and params over epochs.
 
     Dimensions (path, epoch); the coordinates say which lane each path is. NaN once the lane has ended.
+    Beside them, of each path its `outcome`, and whether its lane is the `best` setting of its name.
     Given a surface, where they lie on it, `position` (path, epoch, axis), in place of the params.
     """
     import xarray
@@ -99,6 +100,8 @@ def replayed(
         if set(dimensions) <= set(results["outcome"].dims):
             where = [results["outcome"].dims.index(dimension) for dimension in dimensions]
             coordinates[name] = ("path", np.array([values[tuple(index[i] for i in where)] for index in chosen]))
+    best = table.best_lanes(results, len(chosen))
+    data["best"] = ("path", np.array([lane in best for lane in chosen]))
     data["outcome"] = ("path", np.array([results["outcome"].values[index] for index in chosen]))
     return xarray.Dataset(data, coordinates)
 

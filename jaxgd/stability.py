@@ -155,12 +155,16 @@ def polyak_best(smallest: Number, largest: Number) -> Best:
 
 
 def nesterov_best(smallest: Number, largest: Number) -> Best:
-    """η = 1/L,  β = (√κ − 1)/(√κ + 1),  ρ = 1 − 1/√κ;  the usual choice, for convex costs too.
+    """η = 4/(3L + μ),  β = (√(3κ + 1) − 2)/(√(3κ + 1) + 2),  ρ = 1 − 2/√(3κ + 1).
 
-    Nesterov (2004), "Introductory lectures on convex optimization", section 2.2.
+    The usual choice, η = 1/L and β = (√κ − 1)/(√κ + 1), serves all strongly convex costs, and on
+    quadratics is slower: ρ = 1 − 1/√κ.
+
+    Lessard, Recht & Packard (2016), "Analysis and design of optimization algorithms via integral
+    quadratic constraints", SIAM Journal on Optimization 26, proposition 1.
     """
-    low, high = smallest**0.5, largest**0.5
-    return Best(1.0 / largest, (high - low) / (high + low), 1.0 - low / high)
+    root = (3.0 * largest / smallest + 1.0) ** 0.5
+    return Best(4.0 / (3.0 * largest + smallest), (root - 2.0) / (root + 2.0), 1.0 - 2.0 / root)
 
 
 def _over(numerator: Number, sharpness: Number) -> Number:

@@ -1,5 +1,6 @@
 """Labelled results: what the variables of a sweep are called, which setting is best, where the edges lie."""
 
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -231,13 +232,13 @@ def _label(value: Any) -> Any:
 
 
 def representative(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]:
-    """Up to `count` lanes to look at, as indices: the best, those at the edges, some of each outcome,
-    and the rest spread along the axes."""
+    """Up to `count` lanes to look at, as indices: the best of each name, those at the edges, some of each
+    outcome, and the rest spread along the axes."""
     codes = table["outcome"].values
     if codes.ndim == 0:
         return [()][:count]
     ran = np.flatnonzero(codes.ravel() != PENDING)
-    wanted = [*_best_lane(table), *_at_edges(codes)]
+    wanted = [int(np.ravel_multi_index(lane, codes.shape)) for lane in best_lanes(table, count)] + _at_edges(codes)
     for code in range(1, len(OUTCOMES)):
         alike = np.flatnonzero(codes.ravel() == code)
         wanted += _spread(alike, max(1, count // 10))
@@ -247,11 +248,14 @@ def representative(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]
     ]
 
 
-def _best_lane(table: "xarray.Dataset") -> list[int]:
-    """The best setting, with the first of its seeds."""
-    sizes = table["outcome"].sizes
-    every = ranking(table, selected_by(table), 1)
-    return [int(np.ravel_multi_index([place.get(d, 0) for d in sizes], [*sizes.values()])) for place in every]
+def best_lanes(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]:
+    """The best setting of each of the first names, an optimizer's, say, as indices; of its seeds the first."""
+    sizes, by, lanes = table["outcome"].sizes, selected_by(table), []
+    named = [d for d in sizes if table[d].dtype.kind not in "iuf"]
+    for index in itertools.islice(np.ndindex(*(sizes[d] for d in named)), count):
+        name = dict(zip(named, index, strict=True))
+        lanes += [tuple((name | place).get(d, 0) for d in sizes) for place in ranking(table.isel(name), by, 1)]
+    return lanes
 
 
 def _at_edges(codes: np.ndarray) -> list[int]:

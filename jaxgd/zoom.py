@@ -1,5 +1,6 @@
 """A closer look at a run: its own config over finer axes, around the best setting or around the edge."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -119,9 +120,11 @@ def _narrowed(run: runs.Prepared, around: str, factor: float, known: Middle) -> 
         try:
             middle |= _middle(part, axes, around, config.run.select, known)
         except ConfigError as error:
-            reasons.append(str(error))  # of one optimizer: its grid stays as it is
+            reasons.append(f"{owner}: {error}" if owner else str(error))
     if not middle:
         raise ConfigError(reasons[0])
+    for reason in reasons:
+        warnings.warn(f"{reason}; this one's grid stays as it is", stacklevel=3)
     sweep: dict[str, Any] = {}
     for one in every:
         for axis in (_of(one, owner) for owner in owners[one.key]):

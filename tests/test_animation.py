@@ -60,6 +60,11 @@ def test_one_that_arrives_beside_one_that_runs_away(axes):
     assert pixels(last, COLOURS["converged"])[0] > 20
 
 
+def test_where_none_arrives_the_best_is_shown_beside_one_that_runs_away():
+    some = paths([0.99, -1.1, 0.98], [[1.5, 1.5]] * 3, [DESCENDING, DIVERGED, DESCENDING])
+    assert [panel.balls for panel in animation.panels(bowl(2), some)] == [[2], [1]]
+
+
 def test_the_ball_rolls_down_to_the_middle():
     film = animation.animated(bowl(1), paths([0.8], [1.5], [CONVERGED]), "One")
     ways = [pixels(frame, COLOURS["converged"])[1] for frame in (film.frames[0], film.frames[-1])]
@@ -84,7 +89,9 @@ def test_balls_from_all_starts_at_once():
 def test_optimizers_race_each_with_its_best():
     some = paths([0.9, 0.8, 0.7], [[1.5, 1]] * 3, [CONVERGED] * 3, optimizer=["adam", "adam", "momentum"])
     (panel,) = animation.panels(bowl(2), some)
-    assert panel.balls == [2, 1] and panel.names == ["momentum", "adam"]
+    assert panel.balls == [1, 2] and panel.names == ["adam", "momentum"]
+    marked = some.assign(best=("path", [True, False, True]))  # of a run that counts epochs, or selects by validation
+    assert animation.panels(bowl(2), marked)[0].balls == [0, 2]
 
 
 def test_few_frames_where_little_moves_and_the_last_stays():

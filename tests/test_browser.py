@@ -213,6 +213,13 @@ def test_the_epoch_slider_rolls_the_ball_on_the_surface(browser, runs):
 
 def test_moving_the_learning_rate_moves_every_path(browser, runs):
     shown(browser, report_of(runs, "rates"))
+    paths = store.opened_paths(runs["rates"])
+    for row, name in enumerate(("gradient_descent", "momentum")):  # at first each at its best
+        (at,) = np.flatnonzero(paths["best"].values & (paths["optimizer"].values == name))
+        costs = paths["cost"].values[at].astype(float) - 5
+        drawn = trace(browser, ".curve", 2 * row)[1]
+        np.testing.assert_allclose(drawn, np.maximum(costs, 40 * np.finfo(np.float32).eps), rtol=1e-12)
+    assert "The others are at their best too." in browser.find_element("css selector", ".path-note").text
     rates = store.opened_table(runs["rates"])["learning_rate"].values
     for at in (2, 9):
         move(browser, "learning_rate", at)
@@ -225,6 +232,27 @@ def test_moving_the_learning_rate_moves_every_path(browser, runs):
         assert figures(browser)["learning_rate"] == said(rates[at])
     move(browser, "optimizer", 1)
     assert figures(browser)["optimizer"] == "momentum"
+
+
+def test_the_strip_is_of_the_optimizer_that_is_shown_with_its_known_limit(browser, runs):
+    shown(browser, report_of(runs, "rates"))
+    table = store.opened_table(runs["rates"])
+    for at in (1, 0):
+        move(browser, "optimizer", at)
+        strip, (limit,) = script(
+            browser,
+            """const { data, layout } = document.querySelector(".map");
+            return [data.map((trace) => [Array.from(trace.x), Array.from(trace.y)]),
+                layout.shapes.filter((shape) => shape.label).map((shape) => [shape.x0, shape.label.text])];""",
+        )
+        lanes = table.isel(optimizer=at)
+        assert limit == [pytest.approx(float(lanes["known_limit"])), "known limit"]
+        seen = {x: y for xs, ys in strip for x, y in zip(xs, ys, strict=True)}
+        assert sorted(seen) == sorted(table["learning_rate"].values.astype(float))
+        stays = lanes.isel(learning_rate=lanes["outcome"].values != OUTCOMES.index("diverged"))
+        above = np.maximum(stays["final_cost"].values.astype(float) - 5, 40 * np.finfo(np.float32).eps)
+        drawn = [seen[rate] for rate in stays["learning_rate"].values.astype(float)]
+        np.testing.assert_allclose(drawn, above, rtol=1e-6)
 
 
 def test_play_steps_and_keys_move_the_ball(browser, runs):

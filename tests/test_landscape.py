@@ -15,6 +15,7 @@ from jaxgd import run as runs
 from jaxgd.outcome import CONVERGED, DIVERGED
 from jaxgd.surfaces import SURFACES
 from jaxgd.sweep import carried_out
+from jaxgd.table import best_lanes
 
 
 def paths_of(points, costs=None, outcomes=None):
@@ -122,6 +123,8 @@ def test_a_run_keeps_its_surface_and_a_sweep_a_few_paths(tmp_path, monkeypatch):
     assert run.config == cfg.checked(run.config.model_dump(exclude_none=True), "again")
     runs.carry_out(run)
     surface, paths = store.opened_surface(run.folder), store.opened_paths(run.folder)
+    ((best,),) = best_lanes(store.opened_table(run.folder), 1)
+    assert paths["learning_rate"].values[paths["best"].values] == run.plan.dimensions[0].axes["learning_rate"][best]
     assert paths.sizes["path"] == 8 and surface["cost"].attrs["kind"] == "principal"
     monkeypatch.setattr(kept, "_BYTES", 8 * 32 * 150)  # no room for 201 records with their params
     runs.set_aside(run)

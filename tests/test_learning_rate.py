@@ -74,7 +74,7 @@ def relative_error(rule, size, kappa, beta, seed, epochs, **more):
 
 @pytest.mark.parametrize("rule", RULES)
 @given(size=st.integers(1, 50), kappa=st.floats(1, 100), beta=st.floats(0, 0.95), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=3)
+@settings(deadline=None, max_examples=2)
 def test_critical_rate_is_the_known_limit(rule, size, kappa, beta, seed):
     error, allowed = relative_error(rule, size, kappa, beta, seed, epochs=400)
     assert error < allowed
@@ -88,6 +88,53 @@ def test_error_falls_as_the_epochs_grow(rule):
     assert all(error < allowed for error, allowed in found)
     sharper = relative_error(rule, 4, 100.0, 0.8, 0, 2000, unstable=("diverged", "oscillating"))[0]
     assert sharper < 1e-12  # a few roundings in each of 2000 epochs
+
+
+EXCESS = np.array([-1e-4, -1e-5, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2])  # above the known limit, relatively
+UNSTABLE = [jaxgd.OUTCOMES.index(name) for name in ("diverged", "oscillating")]
+
+
+def random_quadratics(rule, seed, count=8, most=50):
+    """A lane function over some random quadratics of 1 to 50 dimensions and rates around their limits; and for each
+    the part of its first gradient along the steepest direction. One program does for all: params that a quadratic
+    lacks stay at 0, and a reflection, I − 2vvᵀ, turns its axes."""
+    rng = np.random.default_rng(seed)
+    sizes, kappas = rng.integers(1, most + 1, count), 10 ** rng.uniform(0, 2, count)
+    betas = rng.uniform(0, 0.95, count) * (rule != "gradient descent")
+    inside = np.arange(most) < sizes[:, None]
+    eigenvalues = rng.uniform(1, kappas[:, None], (count, most)) * inside
+    eigenvalues[:, 0] = kappas
+    v, starts = (rng.normal(size=(count, most)) * inside for _ in range(2))
+    v /= np.linalg.norm(v, axis=1, keepdims=True)
+    optimizer, limit = RULES[rule]
+    every = [*map(jnp.asarray, (eigenvalues, v, starts, betas, limit(kappas, betas)))]
+
+    def lane(which, excess):
+        curves, v, start, beta, edge = (values[which] for values in every)
+        return jaxgd.Descent(
+            lambda x: curves @ (x - 2 * v * (v @ x)) ** 2 / 2, start, optimizer((1 + excess) * edge, beta)
+        )
+
+    along = eigenvalues * (starts - 2 * v * (v * starts).sum(axis=1, keepdims=True))
+    return lane, np.abs(along[:, 0]) / np.linalg.norm(along, axis=1)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=2)
+def test_random_quadratics_turn_unstable_at_the_known_limit(rule, seed):
+    """To 1e-5 in 20 000 epochs, if swings that do not die down count; to be called diverged they must have outgrown the
+    gradient at the start, which takes `log(1/share) / 2ε` epochs: so the measured edge comes down as epochs grow."""
+    lane, share = random_quadratics(rule, seed)
+    axes, measured = {"which": np.arange(len(share)), "excess": EXCESS}, []
+    for epochs in (2000, 20_000):
+        outcome = jaxgd.sweep(lane, axes, epochs=epochs)["outcome"].values
+        diverged = outcome == DIVERGED
+        assert not diverged[:, EXCESS < 0].any()
+        assert (diverged | (np.log(10 / share)[:, None] / (2 * epochs) >= EXCESS)).all()
+        measured.append(EXCESS[diverged.argmax(axis=1)])
+    np.testing.assert_array_equal(np.isin(outcome, UNSTABLE), np.broadcast_to(EXCESS > 0, outcome.shape))
+    assert (measured[1] <= measured[0]).all() and np.median(measured[1]) <= 1e-4
 
 
 @pytest.mark.parametrize("x64", [False, True])

@@ -223,6 +223,17 @@ def test_a_million_lanes_fit():
     assert len(run["figures"]["outcome"]) > 50_000
 
 
+def test_the_known_limit_is_thinned_as_its_axes_are():
+    table = a_table({"momentum": np.linspace(0, 0.9, 500), "learning_rate": np.geomspace(0.01, 9, 500)}, CONVERGED, 1.0)
+    limits = {"known_limit": ("momentum", 2 + 2 * table["momentum"].values, {"along": "learning_rate"})}
+    limits |= {"limit_formula": ((), "(2 + 2β)/λ"), "sharpness": ((), 1.0)}
+    (run,) = data_of(report.page([a_result(table.assign(limits))]))["runs"]
+    assert (run["limit"]["along"], run["limit"]["dims"]) == ("learning_rate", ["momentum"])
+    np.testing.assert_allclose(run["limit"]["values"], 2 + 2 * run["axes"][0]["values"])
+    (run,) = data_of(report.page([a_result(table)]))["runs"]
+    assert run["limit"] is None
+
+
 def test_trials_and_vectors_keep_their_labels():
     table = SWEEPS["trials"].assign_coords({"x.value": (("trial", "x.value.0"), np.arange(8.0).reshape(4, 2))})
     (run,) = data_of(report.page([a_result(table)]))["runs"]

@@ -161,7 +161,7 @@ def test_best_settings_on_quadratics(kappa, smallest):
     expected = {
         "gradient_descent": (kappa - 1) / (kappa + 1),
         "polyak": (root - 1) / (root + 1),
-        "nesterov": 1 - 1 / root,
+        "nesterov": 1 - 2 / np.sqrt(3 * kappa + 1),
     }
     for rule, contraction in expected.items():
         best = getattr(stability, f"{rule}_best")(smallest, largest)
@@ -174,11 +174,12 @@ def test_best_settings_on_quadratics(kappa, smallest):
     assert stability.polyak_best(1.0, 100.0).contraction == pytest.approx(0.818182, abs=5e-7)
 
 
-def test_no_setting_beats_polyaks_best():
-    best = stability.polyak_best(1.0, 100.0)
+@pytest.mark.parametrize("rule", ["polyak", "nesterov"])
+def test_no_setting_beats_the_best(rule):
+    best, contraction = (getattr(stability, f"{rule}_{what}") for what in ("best", "contraction"))
     rates, momenta = np.meshgrid(np.linspace(1e-3, 0.04, 200), np.linspace(0, 0.99, 200))
-    reached = np.maximum(*(stability.polyak_contraction(e, rates, momenta) for e in (1.0, 100.0)))
-    assert best.contraction <= reached.min() <= best.contraction + 0.01
+    reached = np.maximum(*(contraction(e, rates, momenta) for e in (1.0, 100.0)))
+    assert best(1.0, 100.0).contraction <= reached.min() <= best(1.0, 100.0).contraction + 0.01
 
 
 def test_limits_are_known_by_name_and_only_there():

@@ -171,6 +171,15 @@ def test_lanes_to_look_at_of_small_tables():
     assert representative(results([DIVERGED, DIVERGED], ("rate",), np.nan), 5) == [(0,), (1,)]
 
 
+def test_the_best_setting_of_each_name_is_among_them_not_its_luckiest_lane():
+    costs = np.full((3, 60, 3), 5.0)
+    costs[0, 7], costs[1, 31], costs[2, 50] = 1.0, 2.0, 3.0
+    costs[:, 3, 2] = -9.0
+    grid = {"rule": ["a", "b", "c"], "rate": np.arange(60), "seed": np.arange(3)}
+    table = results(np.full(costs.shape, CONVERGED), tuple(grid), costs, **grid)
+    assert {(0, 7, 0), (1, 31, 0), (2, 50, 0)} <= set(representative(table, 8))
+
+
 # epochs missing
 
 

@@ -22,6 +22,7 @@ from jaxgd.outcome import CONVERGED, DIVERGED, OUTCOMES
 from jaxgd.show.relief import relief
 from jaxgd.show.style import COLOURS, LINES, RC
 from jaxgd.show.tables import setting
+from jaxgd.show.terrain import named_by, ranked, representative
 
 if TYPE_CHECKING:
     import xarray
@@ -33,6 +34,9 @@ _MOST_COLOURS = 128
 _MOST_BALLS, _MOST_RACERS = 200, 7
 _MOST_RAISED = 3  # balls that are seen on the surface itself, not from above
 _DPI = 100
+_WIDE, _HIGH, _HEAD, _FOOT, _LINE = 4.2, 2.7, 0.42, 0.57, 0.2  # inches: of a panel, what is above and below, of words
+_LETTERS = 44  # of a panel's title in one line
+_RESTLESS = 8  # widths of the picture that a way may be long before it is drawn as a thin line
 
 Height = Callable[[np.ndarray], np.ndarray]  # of places [..., axis] on a surface, as it is drawn
 
@@ -85,7 +89,7 @@ def panels(surface: "xarray.Dataset", paths: "xarray.Dataset") -> list[Panel]:
     seen = [int(row) for row in np.flatnonzero(np.isfinite(at).all(axis=2).any(axis=1))]
     if not seen:
         raise ValueError("there is no ball to show: no path has a finite record")
-    if "optimizer" in paths.coords and len(set(paths["optimizer"].values.tolist())) > 1:
+    if named_by(paths.isel(path=seen)):
         return [_race(paths, seen)]
     starts = np.unique(at[seen, 0].round(12), axis=0)
     if len(starts) > 2:
@@ -94,30 +98,20 @@ def panels(surface: "xarray.Dataset", paths: "xarray.Dataset") -> list[Panel]:
 
 
 def _race(paths: "xarray.Dataset", seen: list[int]) -> Panel:
-    """The best path of each optimizer."""
-    best: dict[str, int] = {}
-    for row in sorted(seen, key=lambda row: _rank(paths, row)):
-        best.setdefault(str(paths["optimizer"].values[row]), row)
-    names = list(best)[:_MOST_RACERS]
-    said = [setting(paths.isel(path=best[name]).drop_vars("epoch")).removeprefix("optimizer = ") for name in names]
-    return Panel("", [best[name] for name in names], said)
-
-
-def _rank(paths: "xarray.Dataset", row: int) -> tuple[bool, float, int]:
-    """Lower for a better path: lower in the end, or as low and sooner there."""
-    cost = paths["cost"].values[row]
-    ended = np.flatnonzero(np.isfinite(cost))
-    return bool(paths["outcome"].values[row] == DIVERGED), float(cost[ended[-1]]) if ended.size else np.inf, ended.size
+    """The best path of each name, an optimizer's, say."""
+    best = [seen[place] for place in representative(paths.isel(path=seen), _MOST_RACERS)]
+    said = [setting(paths.isel(path=row).drop_vars("epoch")).removeprefix("optimizer = ") for row in best]
+    return Panel("", best, said)
 
 
 def _contrasting(paths: "xarray.Dataset", seen: list[int]) -> list[int]:
-    """A path that arrives and one that runs away: of those that do, the one in the middle, and the slowest."""
+    """A path that arrives and one that runs away: of those that do, the one in the middle, and the slowest; where none
+    arrives, the best."""
     outcomes, length = paths["outcome"].values, np.isfinite(paths["cost"].values).sum(axis=1)
     arrived = sorted((row for row in seen if outcomes[row] == CONVERGED), key=lambda row: length[row])
     away = sorted((row for row in seen if outcomes[row] == DIVERGED), key=lambda row: length[row])
-    chosen = arrived[len(arrived) // 2 :][:1] + away[-1:]
-    others = [row for row in sorted(seen, key=lambda row: _rank(paths, row)) if row not in chosen]
-    return chosen or others[:1]
+    best = [int(row) for row in ranked(paths) if row in seen and outcomes[row] != DIVERGED]
+    return (arrived[len(arrived) // 2 :] or best)[:1] + away[-1:]
 
 
 def _said(paths: "xarray.Dataset", row: int) -> str:
@@ -168,15 +162,18 @@ def film(surface: "xarray.Dataset", paths: "xarray.Dataset", shown: Sequence[Pan
     rows = sorted({row for panel in shown for row in panel.balls})
     clock = _clock(at[rows], extent)
     with matplotlib.rc_context(RC | {"figure.constrained_layout.use": False, "figure.dpi": _DPI}):
-        figure = Figure(figsize=(4.2 * max(len(shown), 1.5), 4.1))
+        wide, words = _WIDE * max(len(shown), 1.5), _LINE * max(-(-len(p.names) // _columns(p)) or 2 for p in shown)
+        tall = _HEAD + words + _HIGH + _FOOT
+        figure = Figure(figsize=(wide, tall))
         canvas = FigureCanvasAgg(figure)
-        figure.suptitle(title, x=0.02, ha="left", fontsize=12, wrap=True)
-        counter = figure.text(0.98, 0.965, "", ha="right", va="top", fontsize=11, animated=True)
+        figure.suptitle(title, x=0.02, y=1 - 0.08 / tall, va="top", ha="left", fontsize=12, wrap=True)
+        counter = figure.text(0.98, 1 - 0.1 / tall, "", ha="right", va="top", fontsize=11, animated=True)
         movers = [
             _stage(figure, (1, len(shown), place), surface, at[panel.balls], panel, _colours(paths, panel))
             for place, panel in enumerate(shown, 1)
         ]
-        figure.subplots_adjust(left=0.09 if len(shown) > 1 else 0.11, right=0.97, top=0.8, bottom=0.14, wspace=0.16)
+        edges = {"top": 1 - (_HEAD + words) / tall, "bottom": _FOOT / tall, "right": 0.97}
+        figure.subplots_adjust(left=0.09 if len(shown) > 1 else 0.11, wspace=0.16, **edges)
         canvas.draw()
         still = canvas.copy_from_bbox(figure.bbox)
         frames = []
@@ -232,14 +229,26 @@ def _stage(
     flat = surface["cost"].ndim == 1
     raised = not flat and not panel.names and len(ways) <= _MOST_RAISED
     axes = figure.add_subplot(*grid, projection="3d" if raised else None)
-    axes.set_title(panel.title, fontsize=10, wrap=True, pad=14 if flat else 6)
-    axes.set_xlabel(surface["x"].attrs["long_name"])
+    lines = panel.title.rsplit(": ", 1) if len(panel.title) > _LETTERS else [panel.title]
+    axes.set_title("\n".join(lines), fontsize=10, wrap=True, pad=14 if flat and len(lines) == 1 else 6)
+    axes.set_xlabel(_called(surface["x"]))
     ground = _curve if flat else _relief if raised else _contours
     height = ground(axes, surface, first=grid[2] == 1)
     if panel.names:
         handles = [axes.plot([], [], "o", color=colour)[0] for colour in colours]
-        axes.legend(handles, panel.names, loc="upper right", fontsize=8, frameon=True, framealpha=0.85)
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "ncols": _columns(panel)}
+        axes.legend(handles, panel.names, fontsize=8, handletextpad=0.2, columnspacing=1.2, **place)
     return _rolling(axes, ways, colours, height)
+
+
+def _columns(panel: Panel) -> int:
+    """How many names of its balls stand side by side above a panel."""
+    return max(1, min(len(panel.names), 72 // (6 + max(map(len, panel.names), default=0))))
+
+
+def _called(scale: "xarray.DataArray") -> str:
+    """What an axis is, in as few words as a small picture has room for."""
+    return scale.attrs["long_name"].split(" (")[0]
 
 
 def _curve(axes: Axes, surface: "xarray.Dataset", first: bool) -> Height:
@@ -262,7 +271,7 @@ def _contours(axes: Axes, surface: "xarray.Dataset", first: bool) -> None:
     axes.plot(*surface["minima"].values.T, "*", color="#ffffff", markeredgecolor="#000000", markersize=11)
     axes.set(xlim=x[[0, -1]], ylim=y[[0, -1]])
     if first:
-        axes.set_ylabel(surface["y"].attrs["long_name"])
+        axes.set_ylabel(_called(surface["y"]))
 
 
 def _relief(axes: Axes, surface: "xarray.Dataset", first: bool) -> Height:
@@ -272,10 +281,16 @@ def _relief(axes: Axes, surface: "xarray.Dataset", first: bool) -> Height:
     del first
     x, y, (heights, *_, low, high) = surface["x"].values, surface["y"].values, relief(surface["cost"].values, None)
     axes.plot_surface(*np.meshgrid(x, y), heights, cmap="Greys_r", rcount=60, ccount=60, linewidth=0, alpha=0.9)
-    axes.set(ylabel=surface["y"].attrs["long_name"], xlim=x[[0, -1]], ylim=y[[0, -1]], zticklabels=[])
+    axes.set(ylabel=_called(surface["y"]), xlim=x[[0, -1]], ylim=y[[0, -1]], zticklabels=[])
     axes.view_init(elev=42, azim=-70)
-    axes.set_box_aspect(None, zoom=1.2)
-    axes.text2D(0.0, 0.0, "height: the cost", transform=axes.transAxes, fontsize=8, color="#666666")
+    is_slice = surface["cost"].attrs["kind"] != "params"
+    axes.set_box_aspect(
+        None, zoom=0.98 if is_slice else 1.2
+    )  # the names of directions are long, and hang out of the box
+    axes.yaxis.labelpad = 9 if is_slice else 4
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(4))
+    axes.text2D(0.02, 0.95, "height: the cost", transform=axes.transAxes, fontsize=8, color="#666666")
     over = RegularGridInterpolator((y, x), heights + 0.02 * (high - low), bounds_error=False)
     return lambda places: over(places[..., ::-1])
 
@@ -285,11 +300,14 @@ def _rolling(axes: Axes, ways: np.ndarray, colours: list[str], height: Height | 
     last = [np.flatnonzero(np.isfinite(way).all(axis=1))[-1] for way in ways]
     many, curve = len(ways) > 12, ways.shape[2] == 1
     empty = [[]] * (2 if curve or height is None else 3)
-    line = (
-        {"linestyle": "", "marker": "." * (not many), "markersize": 3} if curve else {"linewidth": 0.7 if many else 1.4}
-    )
+    dots = {"linestyle": "", "marker": "." * (not many), "markersize": 3}
+    extent = np.array([axes.get_xlim(), axes.get_ylim()])[: ways.shape[2]]
+    lines = [dots if curve else {"linewidth": 0.7 if many or _swings(way, extent) else 1.4} for way in ways]
     ball = {"marker": "o", "linestyle": "", "markeredgecolor": "white", "markeredgewidth": 0.8}
-    trails = [axes.plot(*empty, color=colour, alpha=0.7, animated=True, **line)[0] for colour in colours]
+    trails = [
+        axes.plot(*empty, color=colour, alpha=0.7, animated=True, **line)[0]
+        for colour, line in zip(colours, lines, strict=True)
+    ]
     balls = [
         axes.plot(*empty, color=colour, markersize=6 if many else 11, animated=True, **ball)[0] for colour in colours
     ]
@@ -310,3 +328,9 @@ def _rolling(axes: Axes, ways: np.ndarray, colours: list[str], height: Height | 
             put(one, place[None])
 
     return move
+
+
+def _swings(way: np.ndarray, extent: np.ndarray) -> bool:
+    """Whether a way [record, axis] goes to and fro so much that a broad line of it would be an area."""
+    steps = np.diff(way, axis=0) / (extent[:, 1] - extent[:, 0])
+    return bool(np.nansum(np.linalg.norm(np.clip(steps, -1, 1), axis=1)) > _RESTLESS)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _MOST_CELLS = 1_000  # of a map, each way: more than a page has dots
 _MOST_MINIMA = 10
+_ALIKE = 1e-3  # how near values lie, as a share of them, for their labels to be cut short
 _MOST_TICKS = 4  # across: of values that differ in their last digits only, no more have room
 
 
@@ -66,8 +67,10 @@ def drawn(rows: dict[str, "xarray.Dataset"], up: str, across: str, title: str, d
             axes.set_yscale("log" if is_log(flat[up].values) else "linear")
         for axes in line[:: shape[1]]:
             axes.set_ylabel(f"{up}\n({cut})" if cut else up)
+    values = whole[across].values
+    offset = np.ptp(values) < _ALIKE * np.abs(values).max()  # what all have in common is written below their ends
     for axes in every[-1]:
-        axes.set_xlabel(across)
+        axes.set_xlabel(across, labelpad=14 if offset else None)
     return titled(figure, title)
 
 

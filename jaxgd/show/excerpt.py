@@ -52,6 +52,7 @@ def excerpt(
         "labels": _labels(part),
         "figures": figures,
         "height": {key: part["height"].attrs[key] for key in ("label", "log", "top", "least")},
+        "limit": _limit(part),
         "known_minima": part["minimum"].attrs.get("known_minima"),
         "minimum": table.attrs.get("minimum"),
         "place": [int(np.argmin(abs(places - first.get(name, 0)))) for name, places in kept.items()],
@@ -117,6 +118,15 @@ def _labels(table: "xarray.Dataset") -> dict[str, Any]:
     return found
 
 
+def _limit(table: "xarray.Dataset") -> dict[str, Any] | None:
+    """Up to which learning rate theory calls the rule stable, over the axes on which that depends."""
+    limit = table.get("known_limit")
+    if limit is None or not np.isfinite(limit).any():
+        return None
+    dims = [str(d) for d in limit.dims]
+    return {"along": limit.attrs["along"], "dims": dims, "values": _array(limit.values.astype(float))}
+
+
 def _figure(table: "xarray.Dataset", name: str) -> np.ndarray:
     values = table[name].values
     if name in COUNTS:
@@ -133,13 +143,15 @@ def _paths(
     each = len(records) * (2 + min(_MOST_PARAMS, sum(int(np.prod(v.shape[2:])) for v in numbers.values())))
     places = _places(table, paths)
     some = set(np.linspace(0, len(places) - 1, max(1, min(len(places), _MOST_NUMBERS // each))).round().astype(int))
-    some |= {row for row, place in enumerate(places) if place in wanted}
+    best = paths["best"].values if "best" in paths else np.zeros(len(places), bool)
+    some |= {row for row, place in enumerate(places) if best[row] or place in wanted}
     rows = np.array(sorted(some))
     part = paths.isel(path=rows, epoch=records)
     return {
         "lanes": [list(places[row].values()) for row in rows],
         "epochs": part["epoch"].values.tolist(),
         "outcome": part["outcome"].values.tolist(),
+        "best": best[rows].tolist(),  # of its name
         "cost": _array(part["cost"].values.astype(np.float32)),
         "params": _params(part),
         "position": [] if surface is None else _positions(surface, part),

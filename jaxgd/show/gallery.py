@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from jaxgd import store
 from jaxgd.files import StoreError
 from jaxgd.run import title_of
 from jaxgd.show import animation, atlas, plots, terrain
+from jaxgd.show.scales import longest
+from jaxgd.show.style import LINES
 from jaxgd.show.tables import is_axis
 
 if TYPE_CHECKING:
@@ -74,7 +77,8 @@ def written(folder: Path, figures: dict[str, Callable[[], Figure]], kind: str = 
 
 
 def filmed(folders: Sequence[Path], path: Path | None = None) -> Path:
-    """Writes the film of a run, its balls rolling; of several, their overviews in turn. Returns where it is.
+    """Writes the film of a run, its balls rolling; of several, their overviews in turn, marked where the next of them
+    looks more closely, if it does. Returns where it is.
 
     Args:
       folders: of the runs.
@@ -94,9 +98,34 @@ def filmed(folders: Sequence[Path], path: Path | None = None) -> Path:
             )
         film = animation.animated(surface, paths, titles[0])
     else:
-        runs = [(store.opened_table(folder).load(), store.opened_paths(folder)) for folder in folders]
-        film = animation.slides([plots.overview(*run, title) for run, title in zip(runs, titles, strict=True)])
+        tables = [store.opened_table(folder).load() for folder in folders]
+        film = animation.slides(list(map(_slide, folders, tables, titles, [*folders[1:], None], [*tables[1:], None])))
     path = path or folders[-1] / _FOLDER / ("film.gif" if len(folders) == 1 else "series.gif")
     path.parent.mkdir(exist_ok=True)
     film.save(path)
     return path
+
+
+def _slide(
+    folder: Path, table: "xarray.Dataset", title: str, after: Path | None, following: "xarray.Dataset | None"
+) -> Figure:
+    """The overview of a run; marked where the one after it looks, if that is a closer look at it."""
+    figure = plots.overview(table, store.opened_paths(folder), title)
+    if after is None or store.read_manifest(after).get("zoom", {}).get("from") != folder.resolve().name:
+        return figure
+    along = [d for d in longest(table, 2) if is_axis(table, d)]
+    if not 0 < len(along) < 3 or "trial" in along:
+        return figure
+    ends = [(float(following[d].min()), float(following[d].max())) for d in along]
+    for axes in (axes for axes in figure.axes if axes.get_label() != "<colorbar>"):
+        if len(along) == 1:
+            axes.axvspan(*ends[0], color=LINES[0], alpha=0.2, linewidth=0)
+        else:
+            (low, high), (left, right) = ends
+            for colour, style in (("white", "-"), ("black", ":")):
+                axes.add_patch(
+                    Rectangle(
+                        (left, low), right - left, high - low, fill=False, color=colour, linestyle=style, linewidth=2
+                    )
+                )
+    return figure

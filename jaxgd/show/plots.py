@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from jaxgd.outcome import OUTCOMES
 from jaxgd.show.atlas import drawn, height_map, outcome_map
@@ -51,13 +51,14 @@ def _curves(table: "xarray.Dataset", paths: "xarray.Dataset", some: list[int], t
     seen = above[np.isfinite(above)]
     spans = bool(seen.size) and (minimum is not None or not (costs <= 0).any()) and seen.max() > 10 * seen.min()
     several = len(some) > 1
-    figure = Figure(figsize=((9 if spans else 6) + 2 * several, 3.6))
+    ends = [OUTCOMES[int(paths["outcome"].values[place])] for place in some]
+    names = [f"{words(paths, place, some)}: {end}".removeprefix(": ") for place, end in zip(some, ends, strict=True)]
+    beside = max(2.0, 0.5 + 0.075 * max(map(len, names))) if several else 0  # inches of legend
+    figure = Figure(figsize=((9 if spans else 6) + beside, 3.6))
     panels = [("cost", costs, "linear"), (f"cost{' above the minimum' * bool(minimum)}", above, "log")][: 1 + spans]
     for axes, (label, heights, scale) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
-        for row, place in enumerate(some):
-            end = OUTCOMES[int(paths["outcome"].values[place])]
-            name = f"{words(paths, place, some)}: {end}".removeprefix(": ") if several else None
-            _curve(axes, paths["epoch"].values, heights[row], row, end, name)
+        for row, (end, name) in enumerate(zip(ends, names, strict=True)):
+            _curve(axes, paths["epoch"].values, heights[row], row, end, name if several else None)
         axes.set(xlabel="epoch", ylabel=label, yscale=scale)
         _keep_in_sight(axes, heights, scale)
         if scale == "log" and minimum is not None:  # what lies lower is rounding
@@ -72,6 +73,7 @@ def _curves(table: "xarray.Dataset", paths: "xarray.Dataset", some: list[int], t
 
 
 def _curve(axes: Axes, epochs: np.ndarray, heights: np.ndarray, row: int, end: str, name: str | None) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     heights = np.where(np.isfinite(heights), heights, np.nan)
     style = {"color": LINES[row % len(LINES)], "linestyle": DASHES[row // len(LINES) % len(DASHES)]}
     drawn = np.flatnonzero(np.isfinite(heights))

@@ -36,7 +36,7 @@ def surface(surface: "xarray.Dataset", paths: "xarray.Dataset | None" = None, ti
         draw_ground(axes, ground)
         for ball in balls:
             lift(axes, ground, ball)
-        _legend(figure, axes, balls)
+        _legend(figure, axes)
         return titled(figure, title + ground.said)
 
 
@@ -47,9 +47,10 @@ def contours(surface: "xarray.Dataset", paths: "xarray.Dataset | None" = None, t
         axes, ground = figure.subplots(), Ground(surface, _GENTLE)
         draw_ground(axes, ground)
         balls = balls_of(surface, paths, _MANY if ground.is_plane and _starts_vary(surface, paths) else _FEW)
+        many = len(balls) > _FEW and not named_by(paths)
         for ball in balls:
-            lift(axes, ground, ball, thin=len(balls) > _FEW)
-        _legend(figure, axes, balls)
+            lift(axes, ground, ball, thin=many)
+        _legend(figure, axes, many)
         return titled(figure, title + ground.said)
 
 
@@ -103,7 +104,9 @@ def draw_ground(axes: Axes, ground: Ground) -> None:
         style = {"cmap": "viridis", "vmin": low, "vmax": high, "linewidth": 0, "antialiased": False, "alpha": 0.9}
         axes.plot_surface(x, y, relief.height, rcount=80, ccount=80, zorder=1, **style)
         axes.set(zlim=(low, high))
-        axes.set_zlabel(ground.label, labelpad=8)
+        digits = max(0, len(f"{high:g}") - 4) if not relief.log else 0
+        axes.set_zlabel(ground.label, labelpad=8 + 8 * digits)
+        axes.tick_params(axis="z", pad=4 + 3 * digits)  # they are centred where they stand
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5))
             axis.labelpad = 14 if "\n" in axis.get_label_text() else 6
@@ -159,11 +162,13 @@ class Ball(NamedTuple):
 
 
 def balls_of(surface: "xarray.Dataset", paths: "xarray.Dataset | None", count: int) -> list[Ball]:
-    """Up to `count` of the paths: the best of each name, or the best and some of each outcome."""
+    """The best path of each name, as far as lines can be told apart; or up to `count`, the best and some of each
+    outcome."""
     if paths is None:
         return []
     places = projected(surface, paths)
-    chosen, names = representative(paths, count), _named(paths)
+    names = named_by(paths)
+    chosen = representative(paths, len(LINES) if names else count)
     balls = []
     for row, place in enumerate(chosen):
         end = OUTCOMES[int(paths["outcome"].values[place])]
@@ -192,7 +197,7 @@ def _within_sight(surface: "xarray.Dataset", positions: np.ndarray, end: str) ->
 
 
 def _starts_vary(surface: "xarray.Dataset", paths: "xarray.Dataset | None") -> bool:
-    if paths is None or _named(paths):
+    if paths is None or named_by(paths):
         return False
     starts = projected(surface, paths)[:, 0]
     return len(np.unique(starts[np.isfinite(starts).all(axis=1)], axis=0)) > 2
@@ -201,9 +206,8 @@ def _starts_vary(surface: "xarray.Dataset", paths: "xarray.Dataset | None") -> b
 def representative(paths: "xarray.Dataset", count: int) -> list[int]:
     """The best path of each name; or the best, then by turns some of each outcome, spread, of those that ran away the
     slowest."""
-    codes, costs = paths["outcome"].values, last_costs(paths)
-    order = np.lexsort((costs, codes == DIVERGED))
-    if name := _named(paths):
+    codes, order = paths["outcome"].values, ranked(paths)
+    if name := named_by(paths):
         names = paths[name].values
         return sorted({str(names[place]): int(place) for place in order[::-1]}.values())[:count]
     if len(codes) <= count:
@@ -214,6 +218,14 @@ def representative(paths: "xarray.Dataset", count: int) -> list[int]:
     spread = [queue[np.linspace(0, len(queue) - 1, share + 2).round().astype(int)[1:-1]] for queue in queues]
     turns = [int(queue[turn]) for turn in range(share) for queue in spread]
     return sorted(list(dict.fromkeys([int(order[0]), *turns]))[:count])
+
+
+def ranked(paths: "xarray.Dataset") -> np.ndarray:
+    """All paths, the best first: those of the best settings; else the lowest in the end, and of equals who was there
+    first. What ran away comes last."""
+    records = np.isfinite(paths["cost"].values).sum(axis=1)
+    others = ~paths["best"].values if "best" in paths else np.zeros(len(records))
+    return np.lexsort((records, last_costs(paths), others, paths["outcome"].values == DIVERGED))
 
 
 def last_costs(paths: "xarray.Dataset") -> np.ndarray:
@@ -236,7 +248,7 @@ def words(paths: "xarray.Dataset", place: int, among: list[int]) -> str:
     return ", ".join(said[:3])
 
 
-def _named(paths: "xarray.Dataset | None") -> str | None:
+def named_by(paths: "xarray.Dataset | None") -> str | None:
     """The coordinate that names paths (an optimizer, say), if they differ in it."""
     if paths is None:
         return None
@@ -278,9 +290,9 @@ def lift(axes: Axes, ground: Ground, ball: Ball, upto: int | None = None, thin: 
     return drawn
 
 
-def _legend(figure: Figure, axes: Axes, balls: list[Ball]) -> None:
+def _legend(figure: Figure, axes: Axes, by_outcome: bool = False) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    if len(balls) > _FEW:  # by outcome only
+    if by_outcome:
         labels = [label.rsplit(": ", 1)[-1] for label in labels]
     entries = dict(zip(labels, handles, strict=True))
     entries = {label: entries[label] for label in entries if label}

@@ -8,6 +8,10 @@ class Ball {
     [this.surface, this.curve] = [".surface", ".curve"].map((name) => section.querySelector(name));
     [this.surfaceNote, this.pathNote] = [".surface-note", ".path-note"].map((name) => section.querySelector(name));
     this.ground = grid.surface;
+    this.compares = true; // at first each name at its best; side by side at one setting once that is chosen
+    const away = grid.paths.outcome.every((code) => grid.outcomes[code] === "diverged"); // then they are all there is to see
+    this.log = grid.height.log || (away && grid.paths.cost.every((cost) => !(cost <= 0)));
+    this.top = away ? Infinity : grid.height.top * (this.log ? 10 : 1);
     if (!this.ground) {
       this.surface.parentElement.remove();
       this.surface = null;
@@ -25,12 +29,20 @@ class Ball {
     if (names < 0) return [{ name: "", colour: colourOf("ball"), ...this.grid.nearest(place) }];
     const all = axes[names].values.map((name, i) => ({ name, i }));
     const some = all.filter(({ i }) => i < MOST_BALLS || i === place[names]).slice(-MOST_BALLS);
+    const bests = this.compares ? this.bests(place) : new Map();
     return some.map(({ name, i }, row) => ({
       name,
       colour: this.lineColour(row),
       chosen: i === place[names],
-      ...this.grid.nearest(place.with(names, i)),
+      ...(bests.has(i) ? { path: bests.get(i), own: true, best: true } : this.grid.nearest(place.with(names, i))),
     }));
+  }
+
+  // If the lane that is shown is the best of its name, the others at their best too: name → path.
+  bests(place) {
+    const { names, paths } = this.grid, { path, own } = this.grid.nearest(place), found = new Map();
+    if (own && paths.best[path]) paths.lanes.forEach((lane, other) => paths.best[other] && found.set(lane[names], other));
+    return found;
   }
 
   lineColour(row) {
@@ -71,11 +83,12 @@ class Ball {
       { type: "scatter", mode: "lines", x: [], y: [], line: { color: ball.colour, width: ball.chosen === false ? 1.5 : 2.5 }, name: plain(ball.name), hovertemplate: "epoch %{x}<br>%{y:.6g}<extra></extra>" },
       { type: "scatter", mode: "markers", x: [], y: [], marker: { color: ball.colour, size: 11, line: { color: colourOf("panel"), width: 2 } }, cliponaxis: false, showlegend: false, hoverinfo: "skip" },
     ]);
-    const { log } = this.grid.height;
+    const { log } = this, range = this.costRange();
     Plotly.newPlot(this.curve, traces, plotLayout({
       title: heading(log && this.grid.minimum ? "Cost above the minimum" : "Cost over epochs"),
       xaxis: { title: { text: "epoch" }, range: [0, this.settled(balls)] },
-      yaxis: { type: log ? "log" : "linear", nticks: 7, range: this.costRange() },
+      yaxis: { type: log ? "log" : "linear", nticks: 7, range },
+      annotations: range ? [] : [{ text: "no finite cost", xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false }],
       showlegend: balls.length > 1,
       legend: { x: 1, xanchor: "right", y: 1, yanchor: "top", bgcolor: "rgba(0,0,0,0)", font: { size: 11 } },
     }), PLOT_CONFIG);
@@ -138,11 +151,12 @@ class Ball {
     const axis = (text, range) => ({ title: { text: plain(text) }, range, color: quiet, gridcolor: line, zerolinecolor: line, showbackground: false, showspikes: false, nticks: 6 });
     const z = axis("cost", this.range);
     if (this.ground.log) Object.assign(z, this.powersOfTen());
+    const far = Math.max(...labels.map(({ length }) => length)) > 8 || this.surface.clientWidth < 600 ? 1.15 : 1; // labels hang out
     return plotLayout({
       title, dragmode: "turntable", margin: { l: 0, r: 0, t: 30, b: 0 }, uirevision: "kept",
       scene: {
         xaxis: axis(labels[0], [x[0], x.at(-1)]), yaxis: axis(labels[1], [y[0], y.at(-1)]), zaxis: z,
-        aspectmode: "manual", aspectratio: { x: 1.15, y: 1.15, z: 0.7 }, camera: { eye: { x: -1.0, y: -1.15, z: 1.3 }, center: { x: 0, y: 0, z: -0.18 } },
+        aspectmode: "manual", aspectratio: { x: 1.15, y: 1.15, z: 0.7 }, camera: { eye: { x: -far, y: -1.15 * far, z: 1.3 * far }, center: { x: 0, y: 0, z: -0.18 * far } },
       },
     });
   }
@@ -181,9 +195,11 @@ class Ball {
         away ||= trail.x.at(-1) === null;
       }
     }
-    const evens = balls.map((_, i) => 2 * i), odds = balls.map((_, i) => 2 * i + 1);
-    if (path) Plotly.update(this.curve, curves, { "xaxis.range": [0, this.settled(balls)] }, evens);
-    Plotly.restyle(this.curve, marks, odds);
+    const odds = balls.map((_, i) => 2 * i + 1);
+    if (path) {
+      const both = (key) => curves[key].flatMap((curve, i) => [curve, marks[key][i]]); // each ball's trace follows its curve's
+      Plotly.update(this.curve, { x: both("x"), y: both("y") }, { "xaxis.range": [0, this.settled(balls)] });
+    } else Plotly.restyle(this.curve, marks, odds);
     if (this.surface) this.drawOnSurface(trails, heads, balls.length);
     this.say(place, record, balls, away);
   }
@@ -200,12 +216,12 @@ class Ball {
 
   // One range for every path of the run, so that what moves is the path; what runs away leaves it.
   costRange() {
-    const { log, top } = this.grid.height;
+    const { log, top } = this;
     let [low, high] = [Infinity, -Infinity];
     for (const value of this.grid.paths.cost) {
       const cost = this.drawnCost(value);
       if (cost === null) continue;
-      [low, high] = [Math.min(low, cost), Math.max(high, Math.min(cost, log ? 10 * top : top))];
+      [low, high] = [Math.min(low, cost), Math.max(high, Math.min(cost, top))];
     }
     if (!(high >= low)) return undefined;
     if (log) return [Math.log10(low) - 0.3, Math.log10(Math.max(high, 1.5 * low)) + 0.3];
@@ -218,7 +234,7 @@ class Ball {
     const { epochs, cost } = this.grid.paths, count = epochs.length, last = epochs.at(-1);
     let until = 0;
     for (const { path } of balls) {
-      const drawn = Array.from(cost.subarray(path * count, (path + 1) * count), (c) => this.drawnCost(c)).map((c) => (c !== null && this.grid.height.log ? Math.log10(c) : c));
+      const drawn = Array.from(cost.subarray(path * count, (path + 1) * count), (c) => this.drawnCost(c)).map((c) => (c !== null && this.log ? Math.log10(c) : c));
       const seen = drawn.filter((c) => c !== null), now = this.grid.lastRecord(path);
       const apart = 0.02 * (Math.max(...seen) - Math.min(...seen));
       let record = now;
@@ -230,7 +246,7 @@ class Ball {
   }
 
   drawnCost(cost) {
-    if (!this.grid.height.log) return Number.isFinite(cost) ? cost : null;
+    if (!this.log) return Number.isFinite(cost) ? cost : null;
     return this.grid.above(cost);
   }
 
@@ -261,8 +277,9 @@ class Ball {
     const cost = [`cost = ${figure(paths.cost[at])}`, ...values].join(", ");
     const labels = Object.entries(paths.labels).map(([name, column]) => [name, column[chosen.path]]);
     const words = labels.filter(([, v]) => v !== "" && !Number.isNaN(v)).map(([name, v]) => `${name} = ${typeof v === "number" ? figure(v) : v}`);
+    const others = balls.length > 1 && chosen.best ? " The others are at their best too." : "";
     const whose = chosen.own
-      ? balls.length > 1 || words.length ? "This lane’s own path. " : ""
+      ? balls.length > 1 || words.length ? `This lane’s own path.${others} ` : ""
       : `This lane’s path was not stored; shown is the nearest that was, ${words.join(", ")} (${outcomes[paths.outcome[chosen.path]]}). `;
     this.pathNote.textContent = `${whose}Epoch ${epochs[now]}: ${cost}.`;
     if (this.surface) {

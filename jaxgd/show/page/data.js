@@ -54,7 +54,15 @@ class Grid {
 
   // A label that lies along some of the axes, at one place.
   label(name, place) {
-    const { dims, values } = this.labels[name];
+    return this.lying(this.labels[name], place);
+  }
+
+  // The largest stable rate in theory, for the lanes at a place; NaN where there is none.
+  limitAt(place) {
+    return this.limit ? this.lying(this.limit, place) : NaN;
+  }
+
+  lying({ dims, values }, place) {
     let at = 0;
     for (const dim of dims) {
       const i = this.axes.findIndex((axis) => axis.name === dim);
@@ -147,7 +155,8 @@ function plotLayout(extra) {
   };
 }
 
-const PLOT_CONFIG = { displayModeBar: false, responsive: true, scrollZoom: false, showTips: false };
+// Solid pictures with as many dots as the screen has, where plotly would draw four times as many on any.
+const PLOT_CONFIG = { displayModeBar: false, responsive: true, scrollZoom: false, showTips: false, plotGlPixelRatio: Math.max(1, Math.min(2, window.devicePixelRatio)) };
 
 function heading(text) {
   return { text: plain(text), font: { size: 13 }, x: 0.01, xanchor: "left", y: 0.98, yanchor: "top" };

@@ -32,7 +32,7 @@ class Maps {
     const found = this.there.length > 1 ? [{ name: "outcome", heading: "Outcome" }] : []; // one alone is said in words
     if (figures.height.some((value) => value !== figures.height[0])) found.push({ name: "height", heading: height.label[0].toUpperCase() + height.label.slice(1), log: height.log });
     const epochs = figures.target_epoch ? "target_epoch" : "best_epoch";
-    found.push({ name: epochs, heading: figures.target_epoch ? "Epochs to the target" : "Epoch of the lowest cost" });
+    found.push({ name: epochs, heading: figures.target_epoch ? "Epochs to the target" : "Epoch of the lowest cost", log: wide(figures[epochs]) });
     if (minima && figures.minimum && new Set(figures.minimum.filter((value) => value >= 0)).size > 1) found.push({ name: "minimum", heading: "Which minimum was reached" });
     return found;
   }
@@ -53,11 +53,15 @@ class Maps {
   drawnCut(layer, place) {
     const rows = this.cut(layer.name, place);
     if (layer.name === "outcome") return rows.map((row) => row.map((code) => this.there.indexOf(code)));
-    if (layer.name === "height") return layer.log ? rows.map((row) => row.map(Math.log10)) : rows;
-    return rows.map((row) => row.map((value) => (value < 0 ? null : value)));
+    const drawn = (value) => (layer.name !== "height" && value < 0 ? null : layer.log ? Math.log10(value) : value);
+    return rows.map((row) => row.map(drawn));
   }
 
   mapTraces(layer, place) {
+    return [...this.heatTraces(layer, place), ...this.limitLine(place)];
+  }
+
+  heatTraces(layer, place) {
     const x = edges(this.grid.alongAxis(this.across, place)), y = edges(this.grid.alongAxis(this.up, place));
     const trace = { type: "heatmap", x, y, z: this.drawnCut(layer, place), hoverinfo: "none", colorscale: "Viridis", zsmooth: false };
     if (layer.name === "outcome") return [{ ...trace, ...patches(this.there, this.grid.outcomes.map(colourOf), this.grid.outcomes) }];
@@ -80,7 +84,7 @@ class Maps {
   }
 
   tensOf(layer) {
-    const values = Array.from(this.grid.figures[layer.name], Math.log10);
+    const values = Array.from(this.grid.figures[layer.name]).filter((value) => value > 0).map(Math.log10);
     let [low, high] = [Infinity, -Infinity];
     for (const value of values) [low, high] = [Math.min(low, value), Math.max(high, value)];
     const step = Math.max(1, Math.round((high - low) / 6)), tickvals = [];
@@ -118,6 +122,12 @@ class Maps {
   // --- drawing ---
 
   build(place) {
+    this.plot(place, Plotly.newPlot);
+    this.plots.forEach((div) => this.listen(div));
+  }
+
+  // With Plotly.react in place of newPlot, what is there already changes: that is quicker.
+  plot(place, how) {
     this.layers.forEach((layer, i) => {
       const across = this.grid.alongAxis(this.across, place);
       const xaxis = { title: { text: plain(across.name) }, type: axisType(across), showgrid: this.up === null, zeroline: false };
@@ -126,14 +136,14 @@ class Maps {
       const yaxis = up
         ? { title: { text: plain(up.name) }, type: axisType(up), showgrid: false, zeroline: false }
         : { title: { text: height.label }, type: height.log ? "log" : "linear", zeroline: false };
+      if (up) for (const [axis, along] of [[xaxis, across], [yaxis, up]]) axis.range = extent(along); // whatever else is drawn on it
       if (axisType(across) === "log") xaxis.dtick = logTick(across.values);
       if (up && axisType(up) === "log") yaxis.dtick = logTick(up.values);
       if (!up && height.log) yaxis.nticks = 7;
       const legend = up ? {} : { showlegend: true, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", xanchor: "left", font: { size: 11 } }, margin: { l: 56, r: 16, t: 56, b: 58 } };
-      Plotly.newPlot(this.plots[i], up ? this.mapTraces(layer, place) : this.stripTraces(place), plotLayout({
-        title: heading(layer.heading), xaxis, yaxis, shapes: this.cross(place), ...legend,
+      how(this.plots[i], up ? this.mapTraces(layer, place) : this.stripTraces(place), plotLayout({
+        title: heading(`${layer.heading}${i === 0 && up && this.limitLine(place).length ? "; dashed: known limit" : ""}`), xaxis, yaxis, shapes: this.cross(place), ...legend,
       }), PLOT_CONFIG);
-      this.listen(this.plots[i]);
     });
     this.drawn = this.cutKey(place);
   }
@@ -169,11 +179,30 @@ class Maps {
     const line = { color: colourOf("ink"), width: 1, dash: "dot" };
     const x = this.grid.alongAxis(this.across, place).values[place[this.across]];
     const shapes = Number.isFinite(x) ? [{ type: "line", xref: "x", yref: "paper", x0: x, x1: x, y0: 0, y1: 1, line }] : [];
-    if (this.up === null) return shapes;
+    if (this.up === null) return [...shapes, ...this.limitMark(place)];
     const y = this.grid.alongAxis(this.up, place).values[place[this.up]];
     const halo = { ...line, color: colourOf("paper"), width: 3, dash: "solid" };
     const across = { type: "line", xref: "paper", yref: "y", x0: 0, x1: 1, y0: y, y1: y, line };
     return [...shapes.map((shape) => ({ ...shape, line: halo, opacity: 0.5 })), { ...across, line: halo, opacity: 0.5 }, ...shapes, across];
+  }
+
+  // The known limit of the learning rate, on a strip over rates.
+  limitMark(place) {
+    const limit = this.grid.limitAt(place);
+    if (!Number.isFinite(limit) || this.grid.alongAxis(this.across, place).name !== this.grid.limit.along) return [];
+    const label = { text: "known limit", textposition: "end", textangle: -90, xanchor: "right", font: { size: 11, color: colourOf("accent") } };
+    return [{ type: "line", xref: "x", yref: "paper", x0: limit, x1: limit, y0: 0, y1: 1, line: { color: colourOf("accent"), width: 1.6, dash: "dash" }, label }];
+  }
+
+  // The same on a map, as a line through it.
+  limitLine(place) {
+    const { axes, limit } = this.grid, along = [this.across, this.up].find((i) => axes[i].name === limit?.along);
+    if (along === undefined) return [];
+    const other = along === this.up ? this.across : this.up, values = this.grid.alongAxis(other, place).values;
+    const limits = Array.from(values, (_, at) => this.grid.limitAt(place.with(other, at)));
+    if (!limits.some(Number.isFinite)) return [];
+    const line = { type: "scatter", mode: "lines", hoverinfo: "skip", ...(along === this.across ? { x: limits, y: values } : { x: values, y: limits }) };
+    return [{ ...line, line: { color: "#000000", width: 3 } }, { ...line, line: { color: "#ffffff", width: 1.5, dash: "dash" } }];
   }
 
   // Which cut through the other axes is drawn.
@@ -184,7 +213,7 @@ class Maps {
   draw(place) {
     this.place = place;
     if (!this.root) return;
-    if (this.drawn !== this.cutKey(place)) return this.build(place);
+    if (this.drawn !== this.cutKey(place)) return this.plot(place, Plotly.react);
     for (const div of this.plots) Plotly.relayout(div, { shapes: this.cross(place) });
   }
 
@@ -216,6 +245,13 @@ function rises(values) {
   return values.every((value, i) => Number.isFinite(value) && (i === 0 || value > values[i - 1]));
 }
 
+// Whether counts, where there are any, span more than a linear scale can show.
+function wide(counts) {
+  const there = counts.filter((count) => count >= 0);
+  const low = there.reduce((least, count) => Math.min(least, count), Infinity), high = there.reduce((most, count) => Math.max(most, count), 0);
+  return low > 0 && high > 100 * low;
+}
+
 function axisType({ values, log }) {
   return log && rises(values) ? "log" : "linear";
 }
@@ -226,6 +262,12 @@ function edges({ values, log }) {
   const [to, from] = log ? [Math.log, Math.exp] : [Number, Number];
   const at = values.map(to), middles = at.slice(1).map((value, i) => (value + at[i]) / 2);
   return [2 * at[0] - middles[0], ...middles, 2 * at.at(-1) - middles.at(-1)].map(from);
+}
+
+// From where to where the cells reach, as plotly has ranges.
+function extent(along) {
+  const ends = edges(along), range = rises(along.values) ? [ends[0], ends.at(-1)] : [ends[0] - 0.5, ends.at(-1) + 0.5];
+  return axisType(along) === "log" ? range.map(Math.log10) : range;
 }
 
 function logTick(values) {

@@ -6,12 +6,17 @@ class Lab {
     this.grid = new Grid(run);
     this.place = run.place;
     this.epoch = section.querySelector(".epoch input");
-    this.record = run.paths ? run.paths.epochs.length - 1 : 0;
+    this.record = run.paths && !this.isAway() ? run.paths.epochs.length - 1 : 0; // what ran away is best seen where it began
     this.ball = run.paths ? new Ball(section, this.grid, lines) : null;
     this.maps = new Maps(section, this.grid, (place) => this.choose(place));
     this.axes = [...section.querySelectorAll("[data-axis]")];
     for (const control of this.axes) control.addEventListener("input", () => this.moved(control));
     if (this.epoch) this.listenToTime();
+  }
+
+  isAway() {
+    const { paths, outcomes } = this.grid;
+    return outcomes[paths.outcome[this.grid.nearest(this.place).path]] === "diverged";
   }
 
   listenToTime() {
@@ -62,8 +67,9 @@ class Lab {
     this.choose(this.place.with(i, Number(control.value)));
   }
 
-  choose(place) {
+  choose(place, compares = false) {
     this.place = place;
+    if (this.ball) this.ball.compares = compares;
     this.stale = true;
     this.schedule();
   }
@@ -170,7 +176,7 @@ async function begin() {
     if (shown(lab)) lab.build();
     lab.section.closest("details")?.addEventListener("toggle", () => shown(lab) && !lab.built && lab.build());
     lab.section.parentElement.querySelectorAll("button.show").forEach((button) => button.addEventListener("click", () => {
-      lab.choose(button.dataset.place.split(" ").filter(Boolean).map(Number));
+      lab.choose(button.dataset.place.split(" ").filter(Boolean).map(Number), true);
       lab.section.scrollIntoView({ block: "start" });
     }));
   }
