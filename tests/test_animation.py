@@ -60,6 +60,11 @@ def test_one_that_arrives_beside_one_that_runs_away(axes):
     assert pixels(last, COLOURS["converged"])[0] > 20
 
 
+def test_where_none_arrives_the_best_is_shown_beside_one_that_runs_away():
+    some = paths([0.99, -1.1, 0.98], [[1.5, 1.5]] * 3, [DESCENDING, DIVERGED, DESCENDING])
+    assert [panel.balls for panel in animation.panels(bowl(2), some)] == [[2], [1]]
+
+
 def test_the_ball_rolls_down_to_the_middle():
     film = animation.animated(bowl(1), paths([0.8], [1.5], [CONVERGED]), "One")
     ways = [pixels(frame, COLOURS["converged"])[1] for frame in (film.frames[0], film.frames[-1])]

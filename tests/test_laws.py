@@ -168,6 +168,31 @@ def test_figures_are_those_of_the_whole_history(name, optimizer, precision):
         )
 
 
+@pytest.mark.parametrize("target", [None, 1.0])
+def test_a_low_long_before_the_end_keeps_its_epoch(target):
+    """The ball rolls down until epoch 120 and is then driven up again, far from where any window ends."""
+
+    def one(rate):
+        return jaxgd.Descent(lambda x: x**2 + 5, 9.0, optax.sgd(lambda count: jnp.where(count < 120, rate, -rate / 10)))
+
+    table = jaxgd.sweep(one, {"rate": np.geomspace(1e-3, 1e-2, 70)}, epochs=301, target=target)
+    assert (table.best_epoch == 120).all()
+    assert (table.best_cost < table.final_cost).all()
+
+
+def test_a_record_where_a_lane_ends_is_of_that_lane():
+    """At rate 0.5 the ball lands in one step, where a segment ends, beside lanes that go on."""
+    table = jaxgd.sweep(
+        lambda rate: jaxgd.Descent(lambda x: x**2 + 5, 4.0, optax.sgd(rate)),
+        {"rate": [0.5, 0.01, 0.02]},
+        epochs=101,
+        target=5.0,
+        history=102,
+    )
+    assert table.epochs[0] == 1
+    np.testing.assert_array_equal(table.cost_history[0, :3], [21, 5, np.nan])
+
+
 def test_swings_are_counted_as_the_ball_makes_them():
     """Momentum on a parabola, against the gradients of the whole history."""
 

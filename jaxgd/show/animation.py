@@ -105,12 +105,13 @@ def _race(paths: "xarray.Dataset", seen: list[int]) -> Panel:
 
 
 def _contrasting(paths: "xarray.Dataset", seen: list[int]) -> list[int]:
-    """A path that arrives and one that runs away: of those that do, the one in the middle, and the slowest."""
+    """A path that arrives and one that runs away: of those that do, the one in the middle, and the slowest; where none
+    arrives, the best."""
     outcomes, length = paths["outcome"].values, np.isfinite(paths["cost"].values).sum(axis=1)
     arrived = sorted((row for row in seen if outcomes[row] == CONVERGED), key=lambda row: length[row])
     away = sorted((row for row in seen if outcomes[row] == DIVERGED), key=lambda row: length[row])
-    chosen = arrived[len(arrived) // 2 :][:1] + away[-1:]
-    return chosen or [int(row) for row in ranked(paths) if row in seen][:1]
+    best = [int(row) for row in ranked(paths) if row in seen and outcomes[row] != DIVERGED]
+    return (arrived[len(arrived) // 2 :] or best)[:1] + away[-1:]
 
 
 def _said(paths: "xarray.Dataset", row: int) -> str:
@@ -230,7 +231,7 @@ def _stage(
     axes = figure.add_subplot(*grid, projection="3d" if raised else None)
     lines = panel.title.rsplit(": ", 1) if len(panel.title) > _LETTERS else [panel.title]
     axes.set_title("\n".join(lines), fontsize=10, wrap=True, pad=14 if flat and len(lines) == 1 else 6)
-    axes.set_xlabel(surface["x"].attrs["long_name"])
+    axes.set_xlabel(_called(surface["x"]))
     ground = _curve if flat else _relief if raised else _contours
     height = ground(axes, surface, first=grid[2] == 1)
     if panel.names:
@@ -243,6 +244,11 @@ def _stage(
 def _columns(panel: Panel) -> int:
     """How many names of its balls stand side by side above a panel."""
     return max(1, min(len(panel.names), 72 // (6 + max(map(len, panel.names), default=0))))
+
+
+def _called(scale: "xarray.DataArray") -> str:
+    """What an axis is, in as few words as a small picture has room for."""
+    return scale.attrs["long_name"].split(" (")[0]
 
 
 def _curve(axes: Axes, surface: "xarray.Dataset", first: bool) -> Height:
@@ -265,7 +271,7 @@ def _contours(axes: Axes, surface: "xarray.Dataset", first: bool) -> None:
     axes.plot(*surface["minima"].values.T, "*", color="#ffffff", markeredgecolor="#000000", markersize=11)
     axes.set(xlim=x[[0, -1]], ylim=y[[0, -1]])
     if first:
-        axes.set_ylabel(surface["y"].attrs["long_name"])
+        axes.set_ylabel(_called(surface["y"]))
 
 
 def _relief(axes: Axes, surface: "xarray.Dataset", first: bool) -> Height:
@@ -275,9 +281,15 @@ def _relief(axes: Axes, surface: "xarray.Dataset", first: bool) -> Height:
     del first
     x, y, (heights, *_, low, high) = surface["x"].values, surface["y"].values, relief(surface["cost"].values, None)
     axes.plot_surface(*np.meshgrid(x, y), heights, cmap="Greys_r", rcount=60, ccount=60, linewidth=0, alpha=0.9)
-    axes.set(ylabel=surface["y"].attrs["long_name"], xlim=x[[0, -1]], ylim=y[[0, -1]], zticklabels=[])
+    axes.set(ylabel=_called(surface["y"]), xlim=x[[0, -1]], ylim=y[[0, -1]], zticklabels=[])
     axes.view_init(elev=42, azim=-70)
-    axes.set_box_aspect(None, zoom=1.2)
+    is_slice = surface["cost"].attrs["kind"] != "params"
+    axes.set_box_aspect(
+        None, zoom=0.98 if is_slice else 1.2
+    )  # the names of directions are long, and hang out of the box
+    axes.yaxis.labelpad = 9 if is_slice else 4
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(4))
     axes.text2D(0.02, 0.95, "height: the cost", transform=axes.transAxes, fontsize=8, color="#666666")
     over = RegularGridInterpolator((y, x), heights + 0.02 * (high - low), bounds_error=False)
     return lambda places: over(places[..., ::-1])
