@@ -7,7 +7,9 @@ their figures back. The ledger has one writer, which is the process that asked.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _PATIENCE = 10  # seconds for a scheduler to answer, and for a first worker to be there
+_CHANCES = 3  # of a batch, each on as many workers as Dask allows
 _AHEAD = 2  # batches for each thread of each worker
 
 
@@ -85,17 +88,33 @@ def _done(client: "Client", folder: Folder, boxes: Sequence[Box], path: Path | N
     ahead = _AHEAD * sum(client.nthreads().values())
     executor = client.get_executor(pure=False)
     known_as = store.read_manifest(folder.path)["fingerprint"]
-    try:
-        yield from as_finished(
-            boxes,
-            lambda box: executor.submit(_batch, *plans.alone(folder.plan, box), box, path, known_as),
-            ahead=ahead,
-        )
-    except KilledWorker as error:
-        raise ConfigError(
-            "--cluster: every worker that took a batch died of it, of too little memory perhaps; "
-            "what is finished is kept, and the same command goes on from there"
-        ) from error
+    left, given_up = list(boxes), Counter()  # by Dask, after the death of four workers: it may have been chance
+    while left:
+        asked: dict[str, Future] = {}
+
+        def submit(box: Box, asked: dict[str, Future] = asked) -> Future:
+            asked[str(box)] = executor.submit(_batch, *plans.alone(folder.plan, box), box, path, known_as)
+            return asked[str(box)]
+
+        try:
+            for box, figures in as_finished(tuple(left), submit, ahead=ahead):
+                left.remove(box)
+                del asked[str(box)]
+                yield box, figures
+        except KilledWorker as error:
+            given_up.update(name for name, future in asked.items() if _is_killed(future))
+            if max(given_up.values()) == _CHANCES:
+                raise ConfigError(
+                    "--cluster: every worker that took a batch died of it, of too little memory perhaps; "
+                    "what is finished is kept, and the same command goes on from there"
+                ) from error
+            left.sort(key=lambda box: given_up[str(box)])  # the others first
+
+
+def _is_killed(future: Future) -> bool:
+    from distributed import KilledWorker
+
+    return future.done() and not future.cancelled() and isinstance(future.exception(), KilledWorker)
 
 
 def _batch(plan: Plan, box: Box, place: Box, path: Path | None, known_as: str) -> dict[str, np.ndarray] | None:

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from command import command
 from processes import started
 
 import jaxgd
-from jaxgd import run, store
+from jaxgd import cluster, run, store
 from jaxgd.plan import Plan, alone
+from jaxgd.ranges import ConfigError
 from jaxgd.sweep import batch, carried_out
 
 CONFIG = """
@@ -126,9 +127,42 @@ def test_workers_that_die_are_replaced_and_the_numbers_are_the_same(prepared, lo
     same(store.opened_table(prepared.folder), local)
 
 
-def test_a_worker_that_does_not_see_the_folder_sends_its_figures_back(prepared, local, scheduler, monkeypatch):
-    from jaxgd import cluster
+class Deadly:
+    """A client of workers that die: of the first batch so many times, and of the others never."""
 
+    def __init__(self, deaths):
+        self.deaths, self.first = deaths, None
+
+    def nthreads(self):
+        return {"one": 1}
+
+    def get_executor(self, pure):
+        return self
+
+    def submit(self, function, plan, box, place, path, known_as):
+        future, self.first = Future(), self.first or place
+        if place == self.first and self.deaths:
+            self.deaths -= 1
+            future.set_exception(distributed.KilledWorker("batch", None, 3))
+        else:
+            future.set_result({"place": place})
+        return future
+
+
+def test_a_batch_whose_workers_died_by_chance_has_another_chance_and_one_that_kills_them_has_not(prepared):
+    folder, boxes = store.opened(prepared.folder, prepared.plan, "a"), prepared.plan.boxes()
+    done = [(box, figures["place"]) for box, figures in cluster.carried_out(Deadly(2), folder, boxes)]
+    assert sorted(map(str, done)) == sorted(str((box, box)) for box in boxes)
+    with pytest.raises(ConfigError, match="every worker that took a batch died of it"):
+        for box, _ in cluster.carried_out(Deadly(3), folder, boxes):
+            done.append(box)
+    again = done[len(boxes) :]
+    assert (
+        boxes[0] not in again and len(again) >= len(boxes) - 2
+    )  # all others first, but one that was on its way with it
+
+
+def test_a_worker_that_does_not_see_the_folder_sends_its_figures_back(prepared, local, scheduler, monkeypatch):
     real = cluster._done
     monkeypatch.setattr(
         cluster, "_done", lambda client, folder, boxes, path: real(client, folder, boxes, path and Path("/not/there"))
@@ -149,8 +183,6 @@ def test_a_python_function_travels_too(scheduler):
 
 
 def test_the_command_says_where_no_scheduler_is(prepared, monkeypatch):
-    from jaxgd import cluster
-
     monkeypatch.setattr(cluster, "_PATIENCE", 1)
     for address in ("tcp://127.0.0.1:9", "nonsense://x", "nowhere.json"):
         began = time.perf_counter()
