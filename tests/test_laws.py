@@ -3,8 +3,6 @@
 import doctest
 import importlib
 import pkgutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +11,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import said
 
 import jaxgd
 from jaxgd import engine
@@ -230,12 +229,12 @@ assert jaxgd.sweep and jax.config.values == before
 loaded = [name for name in {HEAVY} if name in sys.modules]
 assert not loaded, loaded
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+    said(program)
 
 
 def test_the_command_answers_about_itself_without_jax():
     program = "import sys; from jaxgd.cli import answered; answered(['--help']); assert 'jax' not in sys.modules"
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, stdout=subprocess.DEVNULL)
+    said(program)
 
 
 def test_public_names_mean_what_is_public_also_where_a_room_has_the_same_name():
@@ -247,7 +246,7 @@ assert not any(isinstance(value, types.ModuleType) for value in public.values())
 from jaxgd import *
 assert sweep is jaxgd.sweep is public["sweep"] and not hasattr(jaxgd, "nonsense")
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+    said(program)
 
 
 def modules():
@@ -263,7 +262,7 @@ for name in sys.argv[1:]:
     for loaded in [name for name in sys.modules if name.split(".")[0] == "jaxgd"]:
         del sys.modules[loaded]
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", program, *modules()], check=True)
+    said(program, *modules())
 
 
 @pytest.mark.parametrize("name", modules())
