@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import jaxgd
 from experiments import hostile, report
 from jaxgd import cli, expression, run, store
 
@@ -127,7 +128,7 @@ def _finished_batches(folder: Path) -> set[tuple[int, ...]]:
 
 
 def _process(folder: Path, *words: str) -> subprocess.Popen:
-    here = os.pathsep.join([str(Path(cli.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    here = os.pathsep.join([str(Path(jaxgd.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir(), "jaxgd-durability")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

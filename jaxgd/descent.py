@@ -1,5 +1,6 @@
 """One descent: a gradient from `jax.grad`, a jitted step, a scan over epochs."""
 
+import functools
 import inspect
 import operator
 from collections.abc import Callable, Mapping
@@ -231,7 +232,7 @@ def _told(cost: Cost, value: Any, grads: PyTree) -> dict[str, Any]:
 def norm(grads: PyTree) -> Float[Array, ""]:
     """√Σ g², scaled by its largest entry, so that it neither overflows nor has a NaN gradient at 0."""
     leaves = jax.tree.leaves(grads)
-    largest = jnp.stack([jnp.max(jnp.abs(g), initial=0.0) for g in leaves]).max()
+    largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(g), initial=0.0) for g in leaves))
     scale = jnp.where(largest > 0, largest, 1)
     total = sum(jnp.sum(jnp.square(g / scale)) for g in leaves)
     return jnp.where(largest > 0, scale * jnp.sqrt(jnp.where(largest > 0, total, 1)), largest)

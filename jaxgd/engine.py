@@ -1,10 +1,11 @@
 """Batches of lanes: the compiled loops that carry out many descents at once.
 
 A batch is a row of blocks that fit a core's cache; a block runs in segments of up to 50 epochs, and
-retires when its last lane has ended. One loop is the truth: it moves the lanes, freezes each at its
-own end, and carries only what decides. A segment in which some lane ended runs a second time in an
-audit loop, whose path is thrown away and whose figures count for the lanes that ended there. So what
-becomes of a lane does not depend on its neighbours, its block or its batch.
+retires when its last lane has ended. One loop is the truth: it moves the lanes, and carries only what
+decides. A segment in which some lane ended runs a second time in an audit loop, which stops each lane
+at its own end, and whose figures count for the lanes that ended there; so does the segment of a lane's
+lowest cost, from what was kept when that began. What becomes of a lane does not depend on its
+neighbours, its block or its batch.
 """
 
 import functools
@@ -14,10 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgd.descent import Descent, norm
-from jaxgd.outcome import NEVER, Watch, choose, look, watch_from
+from jaxgd.outcome import NEVER, Watch, choose, is_finite, look, watch_from
 from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 
 SEGMENT = 50  # epochs between two looks at who has ended; also the longest window
@@ -44,11 +45,30 @@ class _Lanes(NamedTuple):
     params: Leaves
     state: Leaves
     best_cost: Float[Array, " lane"]
-    best_epoch: Int[Array, " lane"]
+    best_epoch: Int[Array, " lane"]  # or, without data, where its segment began
+    before: "_Kept | None"  # without data: what the lane was when that began
     epochs: Int[Array, " lane"]  # made so far by a lane that goes on, NEVER once it has ended
     place: Int[Array, " lane"]  # in the batch as it came
     history: Float[Array, "record lane"]
     figures: dict[str, Any]  # of those that have ended
+
+
+class _Kept(NamedTuple):
+    """What a segment can be run again from."""
+
+    params: Leaves
+    state: Leaves
+    shared: Leaves  # here each lane its own, as each falls when it does
+    best_cost: Float[Array, " lane"]
+
+
+class _Ends(NamedTuple):
+    """What the two ends of a window are."""
+
+    start_gradient_norm: Float[Array, " lane"]  # NaN where lanes are judged by their cost alone
+    finite: Bool[Array, " lane"]  # whether the last state is
+    cost: Float[Array, " lane"]  # of the last finite state; NaN if there was none
+    gradient_norm: Float[Array, " lane"]  # likewise
 
 
 class _Round(NamedTuple):
@@ -73,7 +93,6 @@ def program(
     arguments: PyTree,
     *,
     records: int,
-    targeted: bool,
     block: int,
     blocks: int,
     dtype: Any,
@@ -85,7 +104,6 @@ def program(
       lane: one descent as a pure function of keyword arguments.
       arguments: what varies, as shapes and dtypes of one lane.
       records: how many costs are kept of each lane.
-      targeted: whether there is a target that ends lanes.
       block, blocks: lanes per block, and blocks per batch.
       dtype: of the limits.
       device: where it runs.
@@ -94,12 +112,12 @@ def program(
     many = jax.tree.map(lambda a: shape((blocks * block, *a.shape), a.dtype), arguments)
     limits = Limits(shape((), jnp.int32), shape((), dtype), shape((), dtype), shape((records,), jnp.int32))
     one = explicit(lane, arguments)
-    function = functools.partial(_batch, one, block, blocks, one.has_data or not targeted)
+    function = functools.partial(_batch, one, block, blocks)
     return compiled(function, (many, shape((), jnp.int32), limits), device)
 
 
 def _batch(
-    one: Explicit, block: int, blocks: int, clocked: bool, arguments: PyTree, used: Int[Array, ""], limits: Limits
+    one: Explicit, block: int, blocks: int, arguments: PyTree, used: Int[Array, ""], limits: Limits
 ) -> dict[str, Any]:
     """Figures of the first `used` lanes of a batch; those of the others mean nothing.
 
@@ -108,7 +126,7 @@ def _batch(
     """
     common, *begun, shared = one.begin(arguments, block * blocks)
     one = one._replace(step=functools.partial(one.step, common), metrics=functools.partial(one.metrics, common))
-    lanes, start = _at_start(one, _Lanes(*begun, *[None] * 6), shared, used, limits, block)
+    lanes, start = _at_start(one, _Lanes(*begun, *[None] * 7), shared, used, limits, block)
     real = lanes.best_cost.dtype
     limits = limits._replace(target=limits.target.astype(real), ceiling=limits.ceiling.astype(real))
 
@@ -122,7 +140,7 @@ def _batch(
         def one_block(index, carry):
             lanes, shared = carry
             here = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, index * block, block, one.axis), lanes)
-            reached, own, here = _block(one, here, now.shared, now.first, until, limits, clocked)
+            reached, own, here = _block(one, here, now.shared, now.first, until, limits)
             lanes = jax.tree.map(
                 lambda all, new: lax.dynamic_update_slice_in_dim(all, new, index * block, one.axis), lanes, here
             )
@@ -164,11 +182,14 @@ def _at_start(
     lanes = lanes._replace(
         best_cost=cost,
         best_epoch=jnp.zeros_like(place),
+        before=None if one.has_data else _Kept(lanes.params, lanes.state, _each(shared, cost.size, axis), cost),
         epochs=jnp.where(place < used, jnp.int32(0), NEVER),
         place=place,
         history=history if axis else history.T,
     )
-    figures = _figures_of(one, lanes, lanes, _watch_from(one, lanes.params, cost), limits, 0)
+    ends = _Ends(gradient_norm, jnp.zeros_like(place, bool), cost, gradient_norm)
+    watch = _watch_from(one, lanes.params, cost)
+    figures = _figures_of(one, lanes, lanes, lanes, (watch, ends), limits, 0)  # of no meaning until a lane has ended
     start = {"start_cost": cost, "start_gradient_norm": gradient_norm}
     return lanes._replace(figures=figures), start
 
@@ -218,16 +239,14 @@ def _permuted(lanes: _Lanes, order, axis: int) -> _Lanes:
 def _history(costs, figures: dict[str, Any], limits: Limits) -> Float[Array, "lane record"]:
     """The costs kept of each lane, NaN once it has ended."""
     epochs = figures["epochs"][:, None]
-    costs = jnp.where(limits.records == limits.epochs, figures["final_cost"][:, None], costs)
+    costs = jnp.where(limits.records == epochs, figures["final_cost"][:, None], costs)
     return jnp.where(limits.records <= epochs, costs, jnp.nan)
 
 
 # --- a block ---
 
 
-def _block(
-    one: Explicit, lanes: _Lanes, shared: Leaves, first, until, limits: Limits, clocked: bool
-) -> tuple[Any, Leaves, _Lanes]:
+def _block(one: Explicit, lanes: _Lanes, shared: Leaves, first, until, limits: Limits) -> tuple[Any, Leaves, _Lanes]:
     """A block from epoch `first` to `until`, or to where its last lane ends.
 
     Returns that epoch, the state that the lanes share then, and the lanes.
@@ -240,25 +259,32 @@ def _block(
     def segment(carry):
         first, slot, shared, lanes = carry
         last = _segment_end(one, first, limits)
-        watch = _watch_from(one, lanes.params, lanes.best_cost) if one.has_data else None
-        moved, clock, watch, after, slot = _truth(one, lanes, watch, shared, slot, first, last, limits, clocked)
+        if one.has_data:  # a step passes over data, beside which looks cost nothing: one loop is truth and audit
+            moved, watch, clock, after, slot = _audit(one, lanes, shared, slot, first, last, limits)
+        else:
+            moved, after, slot = _truth(one, lanes, shared, slot, first, last, limits)
         goes = lanes.epochs == first
-        stands = ~_within(_evaluated(one, moved, after)[0], limits)
-        on = goes & ~stands & (last < limits.epochs)
-        lower = goes & (moved.best_cost < lanes.best_cost)
-        moved = moved._replace(
-            epochs=jnp.where(on, last, NEVER),
-            best_epoch=jnp.where(lower, first + _low(clock) if clocked else last, lanes.best_epoch),
-        )
+        ended = goes & ~(_within(moved.best_cost, limits) & _within(_evaluated(one, moved, after)[0], limits))
+        on = goes & ~ended & (last < limits.epochs)
+        fell = goes & (moved.best_cost < lanes.best_cost)
+        if one.has_data:
+            moved = moved._replace(best_epoch=jnp.where(fell, first + _low(clock), lanes.best_epoch))
+        else:
+            moved = _keeping(one, moved, fell, lanes, shared, first)
+        moved = moved._replace(epochs=jnp.where(on, last, NEVER))
 
         def audited():
-            seen = (watch, clock) if one.has_data else _audit(one, lanes, shared, first, last, limits)
-            counts = clock if clocked else seen[1]
-            exact = moved._replace(
-                epochs=first + jnp.where(stands, jnp.minimum(_made(counts), last - first), last - first),
-                best_epoch=jnp.where(lower & (counts >= _NEW_LOW), first + _low(counts), moved.best_epoch),
-            )
-            figures = _figures_of(one, lanes, exact, _last_look(one, seen[0], moved, after), limits, first)
+            if one.has_data:
+                seen, exact = (watch, clock), moved
+            else:
+                stopped, *seen, _, _ = _audit(
+                    one, lanes._replace(history=None), shared, jnp.int32(0), first, last, limits
+                )
+                exact = _settled(one, goes & ~on, _chosen(one, ended, stopped, moved), seen[1], first, limits)
+            made = jnp.where(ended, jnp.minimum(_made(seen[1]), last - first), last - first)
+            exact = exact._replace(epochs=first + made)
+            look = _last_look(one, seen[0], lanes, exact, after)
+            figures = _figures_of(one, lanes, exact, moved, look, limits, first)
             figures = jax.vmap(choose, one.axis, one.axis)(goes & ~on, figures, lanes.figures)
             return _stood_in(moved, on, one.axis)._replace(figures=figures)
 
@@ -267,6 +293,35 @@ def _block(
     lanes = _stood_in(lanes, lanes.epochs == first, one.axis)
     reached, _, shared, lanes = lax.while_loop(goes_on, segment, (first, jnp.int32(0), shared, lanes))
     return reached, shared, lanes
+
+
+def _keeping(one: Explicit, moved: _Lanes, fell, lanes: _Lanes, shared: Leaves, first) -> _Lanes:
+    """The lanes, those that fell with what they were when the segment began."""
+    now = _Kept(lanes.params, lanes.state, _each(shared, fell.size, one.axis), lanes.best_cost)
+    before = jax.vmap(choose, one.axis, one.axis)(fell, now, lanes.before)
+    return moved._replace(before=before, best_epoch=jnp.where(fell, first, lanes.best_epoch))
+
+
+def _settled(one: Explicit, over, lanes: _Lanes, clock, first, limits: Limits) -> _Lanes:
+    """The lanes with their best epochs, from the clock of the segment that ended them or that of their lowest cost."""
+    found = clock >= _NEW_LOW
+    earlier = over & ~found & (lanes.best_epoch < first)
+    began = lanes.best_epoch
+
+    def again():
+        params, state, shared, best_cost = lanes.before
+        kept = lanes._replace(params=params, state=state, best_cost=best_cost, history=None)
+        updates = _segment_end(one, began, limits) - began
+        _, _, clock, *_ = _audit(one, kept, shared, jnp.int32(0), 0, _length(one), limits, updates)
+        return jnp.where(earlier & (clock >= _NEW_LOW), began + _low(clock), began)
+
+    began = lax.cond(jnp.any(earlier), again, lambda: began)
+    return lanes._replace(best_epoch=jnp.where(found, first + _low(clock), began))
+
+
+def _each(shared: Leaves, lanes: int, axis: int) -> Leaves:
+    """What lanes share, for each of them."""
+    return [jnp.repeat(jnp.expand_dims(a, axis), lanes, axis) for a in shared]
 
 
 def _length(one: Explicit) -> int:
@@ -307,55 +362,94 @@ def _low(clock):
     return clock // _NEW_LOW - 1
 
 
-def _truth(
-    one: Explicit, lanes: _Lanes, watch: Watch | None, shared: Leaves, slot, first, last, limits: Limits, clocked: bool
-):
-    """Moves the lanes from epoch `first` to `last`, each to its own end: the lanes, clocks, watch, shared state, slot.
+def _truth(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limits: Limits):
+    """Moves the lanes from epoch `first` to `last`: the lanes then, the state they share, the slot of the history.
 
-    A clock costs as much as half of a simple step, and a watch more than all of it. Where lanes end
-    at a target, their lowest cost is their last, which the audit sees; so there the clock is left out.
-    Where a step passes over data, neither counts, and one loop is truth and audit.
+    Every array carried along costs as much as a simple step. So nothing holds back a lane that has
+    come to its end within the segment, and the lowest cost says whether one has: it lies outside
+    the limits, and is NaN, for ever, once a cost was NaN or above the ceiling.
     """
 
-    def epoch(offset, constants, params, state, shared, best_cost, clock, watch):
-        cost, grads, moved, state, shared = one.step(constants, params, state, shared)
-        runs = _within(cost, limits)  # what stands still keeps its cost, so that it stays so
-        lower = runs & (cost < best_cost)
-        clock = _ticked(clock, offset, runs, lower) if clocked else clock
-        watch = watch if not watched else look(watch, params, cost, None if one.has_batches else grads)
-        return choose(runs, moved, params), state, shared, jnp.where(lower, cost, best_cost), clock, watch, cost
+    def epoch(constants, params, state, shared, best_cost):
+        cost, _, params, state, shared = one.step(constants, params, state, shared)
+        lowest = jnp.where(cost < best_cost, cost, best_cost)
+        return params, state, shared, jnp.where(cost <= limits.ceiling, lowest, jnp.nan), cost
 
-    own, watched = one.axis, watch is not None
-    epochs = jax.vmap(epoch, (None, own, own, own, None, own, own, own), (own, own, None, own, own, own, own))
+    own = one.axis
+    epochs = jax.vmap(epoch, (own, own, own, None, own), (own, own, None, own, own))
 
     def one_epoch(now, carry):
-        params, state, shared, best_cost, clock, watch, history, slot = carry
-        *moved, cost = epochs(now - first, lanes.constants, params, state, shared, best_cost, clock, watch)
-        if history is not None and limits.records.size:
-            history = lax.dynamic_update_index_in_dim(history, cost, slot, 1 + own)
-            slot = slot + (now == limits.records[slot])
-        return *moved, history, slot
+        params, state, shared, best_cost, history, slot = carry
+        *moved, cost = epochs(lanes.constants, params, state, shared, best_cost)
+        return *moved, *_recorded(history, cost, slot, now, limits, own)
+
+    begin = (lanes.params, lanes.state, shared, lanes.best_cost, lanes.history, slot)
+    params, state, shared, best_cost, history, slot = _looped(one_epoch, first, last, begin)
+    return lanes._replace(params=params, state=state, best_cost=best_cost, history=history), shared, slot
+
+
+def _audit(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limits: Limits, updates=None):
+    """Moves the lanes from epoch `first` to `last`, each to its own end, and looks at every epoch.
+
+    With a number of updates for each lane, they stop there, what they share is each one's own, and
+    the clock is all that is looked at.
+    Returns the lanes then, watches and clocks, the state they share, and the slot of the history.
+    """
+
+    def epoch(offset, constants, params, state, shared, best_cost, clock, watch, updates):
+        cost, grads, moved, state, shared = one.step(constants, params, state, shared)
+        runs = _within(cost, limits)  # what stands still keeps its cost, so that it stays so
+        runs = runs if updates is None else runs & (offset < updates)
+        lower = runs & (cost < best_cost)
+        watch = None if watch is None else look(watch, params, cost, None if one.has_batches else grads)
+        moved, best_cost = choose(runs, moved, params), jnp.where(lower, cost, best_cost)
+        return moved, state, shared, best_cost, _ticked(clock, offset, runs, lower), watch, cost
+
+    own = one.axis
+    common = None if updates is None else own
+    given = (None, own, own, own, common, own, own, own, own)
+    epochs = jax.vmap(epoch, given, (own, own, common, own, own, own, own))
+
+    def one_epoch(now, carry):
+        *moving, history, slot = carry
+        *moving, cost = epochs(now - first, lanes.constants, *moving, updates)
+        return *moving, *_recorded(history, cost, slot, now, limits, own)
+
+    watch = _watch_from(one, lanes.params, lanes.best_cost) if updates is None else None
+    clock = jnp.zeros_like(lanes.best_epoch)
+    begin = (lanes.params, lanes.state, shared, lanes.best_cost, clock, watch, lanes.history, slot)
+    params, state, shared, best_cost, clock, watch, history, slot = _looped(one_epoch, first, last, begin)
+    moved = lanes._replace(params=params, state=state, best_cost=best_cost, history=history)
+    return moved, watch, clock, shared, slot
+
+
+def _looped(one_epoch: Callable[[Any, Any], Any], first, last, begin: Any) -> Any:
+    """What comes of the epochs from `first` to `last`, several in a turn."""
 
     def one_turn(turn, carry):
         for now in range(_AT_ONCE):
             carry = one_epoch(first + turn * _AT_ONCE + now, carry)
         return carry
 
-    clock = jnp.zeros_like(lanes.epochs) if clocked else None
-    begin = (lanes.params, lanes.state, shared, lanes.best_cost, clock, watch, lanes.history, slot)
-    turns = 0 if watched else (last - first) // _AT_ONCE
-    begin = begin if watched else lax.fori_loop(0, turns, one_turn, begin)
-    begins = first + turns * _AT_ONCE
-    params, state, shared, best_cost, clock, watch, history, slot = lax.fori_loop(begins, last, one_epoch, begin)
-    moved = lanes._replace(params=params, state=state, best_cost=best_cost, history=history)
-    return moved, clock, watch, shared, slot
+    turns = (last - first) // _AT_ONCE
+    carry = lax.fori_loop(0, turns, one_turn, begin)
+    return lax.fori_loop(first + turns * _AT_ONCE, last, one_epoch, carry)
 
 
-def _audit(one: Explicit, lanes: _Lanes, shared: Leaves, first, last, limits: Limits) -> tuple[Watch, Any]:
-    """Sees again, more closely, what the truth loop did from `first` to `last`: what it saw, and clocks."""
-    watch, unkept = _watch_from(one, lanes.params, lanes.best_cost), lanes._replace(history=None)
-    _, clock, watch, *_ = _truth(one, unkept, watch, shared, jnp.int32(0), first, last, limits, clocked=True)
-    return watch, clock
+def _recorded(history, cost, slot, now, limits: Limits, axis: int):
+    """The history with this epoch's cost, if that is kept, and the slot for the next."""
+    if history is None or not limits.records.size:
+        return history, slot
+    history = lax.dynamic_update_index_in_dim(history, cost, slot, 1 + axis)
+    return history, slot + (now == limits.records[slot])
+
+
+def _chosen(one: Explicit, ended, stopped: _Lanes, moved: _Lanes) -> _Lanes:
+    """The lanes as the truth loop moved them; but those that ended within the segment, where they did."""
+    pick = jax.vmap(choose, one.axis, one.axis)
+    at_end = [(lanes.params, lanes.state, lanes.best_cost) for lanes in (stopped, moved)]
+    params, state, best_cost = pick(ended, *at_end)
+    return moved._replace(params=params, state=state, best_cost=best_cost)
 
 
 def _watch_from(one: Explicit, params: Leaves, cost) -> Watch:
@@ -363,15 +457,18 @@ def _watch_from(one: Explicit, params: Leaves, cost) -> Watch:
     return jax.vmap(begin, one.axis, one.axis)(params, cost)
 
 
-def _last_look(one: Explicit, watch: Watch, after: _Lanes, shared: Leaves) -> Watch:
-    """The watch, once it has seen where the lanes have come to."""
+def _last_look(one: Explicit, watch: Watch, lanes: _Lanes, after: _Lanes, shared: Leaves) -> tuple[Watch, _Ends]:
+    """The watch, once it has seen where the lanes have come to; and the window's ends."""
     own = one.axis
+    norms = jax.vmap(norm, own)
     cost, grads = _evaluated(one, after, shared)
-    if not one.has_batches:
-        return jax.vmap(look, own, own)(watch, after.params, cost, grads)
-    watch = jax.vmap(lambda *seen: look(*seen, None), own, own)(watch, after.params, cost)
-    _, grads = _evaluated(one, after._replace(params=watch.params), shared)
-    return watch._replace(gradient_norm=jax.vmap(norm, own, own)(grads))
+    finite = jax.vmap(is_finite, own)(after.params, cost)
+    watch = jax.vmap(look, own, own)(watch, after.params, cost, None if one.has_batches else grads)
+    cost, grads = _evaluated(one, after._replace(params=watch.params), shared)
+    once = jax.vmap(is_finite, own)(watch.params, cost)
+    cost, gradient_norm = (jnp.where(once, a, jnp.nan) for a in (cost, norms(grads)))
+    first = jnp.full_like(cost, jnp.nan) if one.has_batches else norms(_evaluated(one, lanes, shared)[1])
+    return watch, _Ends(first, finite, cost, gradient_norm)
 
 
 def _evaluated(one: Explicit, lanes: _Lanes, shared: Leaves) -> tuple[Float[Array, " lane"], Leaves]:
@@ -380,29 +477,38 @@ def _evaluated(one: Explicit, lanes: _Lanes, shared: Leaves) -> tuple[Float[Arra
     return evaluate(lanes.constants, lanes.params, lanes.state)
 
 
-def _figures_of(one: Explicit, before: _Lanes, after: _Lanes, watch: Watch, limits: Limits, first) -> dict[str, Any]:
-    counts = (after.epochs, after.best_epoch, before.best_cost, after.best_cost)
-    return jax.vmap(functools.partial(_figures, limits, first), one.axis, one.axis)(watch, *counts)
+def _figures_of(
+    one: Explicit, before: _Lanes, after: _Lanes, moved: _Lanes, seen: tuple[Watch, _Ends], limits: Limits, first
+) -> dict[str, Any]:
+    counts = (after.epochs, after.best_epoch, before.best_cost, after.best_cost, moved.best_cost)
+    return jax.vmap(functools.partial(_figures, limits, first), one.axis, one.axis)(*seen, *counts)
 
 
-def _figures(limits: Limits, first, watch: Watch, epochs, best_epoch, low_before, low_after) -> dict[str, Any]:
-    """The figures of a lane that has ended, from its last window."""
-    lower = watch.finite & (watch.cost < low_after)
-    best_cost = jnp.where(lower, watch.cost, low_after)
-    met = watch.finite & (watch.cost <= limits.target)
+def _figures(
+    limits: Limits, first, watch: Watch, ends: _Ends, epochs, best_epoch, low_before, low_after, decided
+) -> dict[str, Any]:
+    """The figures of a lane that has ended, from its last window.
+
+    Where two loops that round differently disagree whether it ended at all, what the truth loop found
+    its lowest cost to be has decided.
+    """
+    lower = ends.finite & (ends.cost < low_after)
+    best_cost = jnp.where(lower, ends.cost, low_after)
+    met = (ends.finite & (ends.cost <= limits.target)) | (jnp.isfinite(decided) & (decided <= limits.target))
+    lost = ~(ends.finite & (ends.cost <= limits.ceiling)) | jnp.isnan(decided)
     return {
-        "final_cost": watch.cost,
+        "final_cost": ends.cost,
         "best_cost": best_cost,
         "best_epoch": jnp.where(lower, epochs, best_epoch),
         "epochs": epochs,
-        "gradient_norm": watch.gradient_norm,
+        "gradient_norm": ends.gradient_norm,
         "target_epoch": jnp.where(met, epochs, NEVER),
-        "diverged_epoch": jnp.where(watch.finite & (watch.cost <= limits.ceiling), NEVER, epochs),
+        "diverged_epoch": jnp.where(lost, epochs, NEVER),
         "crossings": watch.crossings,
         "window": epochs - first,
         "growths": watch.growths,
         "progress": low_before - best_cost,
-        "window_gradient_norm": watch.window_gradient_norm,
+        "window_gradient_norm": ends.start_gradient_norm,
         "highest_gradient_norm": watch.highest_gradient_norm,
         "swing_gradient_norm": jnp.fmax(watch.swing, watch.swing_before),
         "params": watch.params,

@@ -19,7 +19,12 @@ _BY_NAME = ("cost.network.activation", "cost.network.initialisation")  # a progr
 
 
 class Fit:
-    """[data] of a config: what a `Descent` takes of it, and the figures of its three parts."""
+    """[data] of a config: what a `Descent` takes of it, and the figures of its three parts.
+
+    A run is known by the numbers of these parts, in its precision, and not by the bytes of a file: an
+    edit that changes any of them makes a new run, and 1.0 written as 1.00, a column renamed or a tenth
+    digit that float32 can't hold makes none, for no result would differ.
+    """
 
     varies = ("data.seed", "data.batch_size")
 

@@ -5,6 +5,7 @@ it) are taken over a lane's last segment: at most its last 50 updates. What lies
 crossings is a swing: a single update where each overshoots, many where a ball with momentum rolls.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -25,8 +26,8 @@ FIGURES = {
     "start_cost": "cost at the start",
     "final_cost": "cost of the last finite state",
     "best_cost": "lowest cost on the way",
-    "best_epoch": "first epoch with the lowest cost; with a target, if before the window: the end of its segment",
-    "epochs": "updates made; with a target, to rounding",
+    "best_epoch": "first epoch with the lowest cost, to rounding",
+    "epochs": "updates made; where the lane ended before the last epoch, to rounding",
     "gradient_norm": "gradient norm of the last finite state",
     "start_gradient_norm": "gradient norm at the start",
     "target_epoch": "epoch that met the target",
@@ -43,18 +44,15 @@ FIGURES = {
 
 
 class Watch(NamedTuple):
-    """What is seen of a lane along one window."""
+    """What is seen of a lane along one window; no more than that, for each array costs as much as a step."""
 
-    params: PyTree  # of the last finite state, as are cost and gradient_norm
-    cost: Float[Array, ""]
-    gradient_norm: Float[Array, ""]
-    finite: Bool[Array, ""]  # whether the last state was
-    grads: PyTree  # or, where the lane is judged by its cost alone, the last change of that
+    params: PyTree  # of the last finite state
+    cost: Float[Array, ""] | None  # the last, where the lane is judged by its cost alone
+    grads: PyTree  # the last; or, where the lane is judged by its cost alone, the last change of that
     crossings: Int[Array, ""]
     growths: Int[Array, ""]
     swing: Float[Array, ""]  # highest gradient norm of the present swing
     swing_before: Float[Array, ""]
-    window_gradient_norm: Float[Array, ""]
     highest_gradient_norm: Float[Array, ""]
 
 
@@ -63,7 +61,7 @@ def watch_from(params: PyTree, cost: Float[Array, ""], by_cost: bool = False) ->
     unseen = jnp.full_like(cost, jnp.nan)
     still = jax.tree.map(jnp.zeros_like, cost if by_cost else params)
     none = jnp.int32(0)
-    return Watch(params, unseen, unseen, jnp.bool(False), still, none, none, unseen, unseen, unseen, unseen)
+    return Watch(params, unseen if by_cost else None, still, none, none, unseen, unseen, unseen)
 
 
 def look(watch: Watch, params: PyTree, cost: Float[Array, ""], grads: PyTree | None) -> Watch:
@@ -74,25 +72,20 @@ def look(watch: Watch, params: PyTree, cost: Float[Array, ""], grads: PyTree | N
     """
     gradient_norm = jnp.full_like(cost, jnp.nan) if grads is None else norm(grads)
     grads = _course(watch, cost) if grads is None else grads
-    finite = jnp.isfinite(cost) & all_finite(params)
+    finite = is_finite(params, cost)
     seen = jnp.where(finite, gradient_norm, jnp.nan)  # fmax passes over what has not been, or can't be, seen
     crossed = dot(watch.grads, grads) < 0
     swing_before = jnp.where(crossed, watch.swing, watch.swing_before)
-    swing = jnp.where(crossed, seen, jnp.fmax(watch.swing, seen))
+    swing = jnp.fmax(jnp.where(crossed, jnp.nan, watch.swing), seen)
     outgrows = (swing > swing_before) & (crossed | ~(watch.swing > swing_before))  # counted once a swing
     return Watch(
         params=choose(finite, params, watch.params),
-        cost=jnp.where(finite, cost, watch.cost),
-        gradient_norm=jnp.where(finite, gradient_norm, watch.gradient_norm),
-        finite=finite,
+        cost=None if watch.cost is None else jnp.where(finite, cost, watch.cost),
         grads=grads,
         crossings=watch.crossings + crossed,
         growths=watch.growths + outgrows,
         swing=swing,
         swing_before=swing_before,
-        window_gradient_norm=jnp.where(
-            jnp.isnan(watch.window_gradient_norm), gradient_norm, watch.window_gradient_norm
-        ),
         highest_gradient_norm=jnp.fmax(watch.highest_gradient_norm, seen),
     )
 
@@ -111,8 +104,9 @@ def dot(a: PyTree, b: PyTree) -> Float[Array, ""]:
     return sum(jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-def all_finite(tree: PyTree) -> Bool[Array, ""]:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+def is_finite(params: PyTree, cost: Float[Array, ""]) -> Bool[Array, ""]:
+    """Whether a state holds finite numbers alone."""
+    return functools.reduce(jnp.logical_and, (jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((params, cost))))
 
 
 def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: float | None = None) -> Any:

@@ -149,7 +149,7 @@ class Plan:
     @cached_property
     def key(self) -> str:
         """Names the sweep's programs wherever the plan goes."""
-        kind = (self.block, self.blocks(devices=1), len(self.records), self.target > -math.inf)
+        kind = (self.block, self.blocks(devices=1), len(self.records))
         return _remembered(self, ("key", *kind), lambda: uuid.uuid4().hex)
 
     def boxes(self) -> list[Box]:

@@ -32,7 +32,8 @@ class Explicit(NamedTuple):
 
     Lanes lie along the last axis of every array that is their own, so that whatever is done to one
     element of the params is done to a row of lanes; but along the first if matrices of theirs are
-    multiplied, which is how libraries expect them.
+    multiplied, which is how libraries expect them. Lanes that share data lie along the last again: so
+    one product takes the data to all of them.
     """
 
     begin: Callable[[PyTree, int], Begun]  # of the arguments [lane, ...] of so many lanes
@@ -78,7 +79,7 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree) -> Explicit:
             break
         own_state = after
     products = _multiplies(step, [*own_constants, *[True] * params, *own_state])
-    axis = 0 if products else -1
+    axis = 0 if products and not known["has_data"] else -1
 
     def begin(arguments, size):
         own = [*own_constants, *[True] * params, *own_state]

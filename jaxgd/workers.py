@@ -184,7 +184,6 @@ def _program(plan: Plan, static: tuple[int, ...], device: Any, size: _Size) -> P
                 plans.bound(plan, static),
                 plans.arguments(plan),
                 records=len(plan.records),
-                targeted=plan.target > -math.inf,
                 block=size.block,
                 blocks=size.blocks,
                 dtype=_real(plan),

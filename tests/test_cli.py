@@ -1,11 +1,8 @@
 """The command: what it says, what it leaves behind, how it ends. Bad input costs one message and leaves nothing."""
 # ruff: noqa: E501, because a case is a line
 
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import tomllib
 from pathlib import Path
@@ -13,37 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import command
+from processes import started
+from small import PARABOLA, RACE, written
 
 import jaxgd
 from jaxgd import cli, files, run, store
 from jaxgd.names import optimizers
 from jaxgd.surfaces import SURFACES
 
-GOOD = """
-[cost]
-expression = "x**2 + 5"
-minimum = 5
-[start]
-x = 3.0
-[optimizer]
-name = "gradient_descent"
-learning_rate = 0.1
-[run]
-epochs = 3
-"""
-RACE = """
-[cost]
-surface = "rosenbrock"
-[start]
-x = [-1.2, 1.0]
-[optimizers.adam]
-learning_rate = 0.02
-[optimizers.momentum]
-learning_rate = 0.001
-[run]
-epochs = 3
-"""
-OWN_COST = GOOD.replace('expression = "x**2 + 5"', 'function = "model:cost"')
+OWN_COST = PARABOLA.replace('expression = "x**2 + 5"', 'function = "model:cost"')
 OWN_LANE = """
 [lane]
 function = "model:lane"
@@ -114,101 +89,111 @@ BAD = {
     "null byte": ("title = 'a\0b'", "bad.toml: is not valid TOML: "),
     "empty": ("", "bad.toml: table [run] is missing"),
     # keys and tables
-    "unknown table": (GOOD + "[recrod]\nhistory = 3", "recrod: unknown key; did you mean record?"),
-    "unknown key": (GOOD.replace("epochs", "epoch"), "run.epoch: unknown key; did you mean epochs?"),
-    "key far from any": (GOOD + "zzz = 1", "run.zzz: unknown key; allowed: ceiling, epochs"),
+    "unknown table": (PARABOLA + "[recrod]\nhistory = 3", "recrod: unknown key; did you mean record?"),
+    "unknown key": (PARABOLA.replace("epochs", "epoch"), "run.epoch: unknown key; did you mean epochs?"),
+    "key far from any": (PARABOLA + "zzz = 1", "run.zzz: unknown key; allowed: ceiling, epochs"),
     "no cost": (
-        GOOD.replace("[cost]", "[sweep]").split("[start]")[0].split("[sweep]")[0] + GOOD[GOOD.index("[start]") :],
+        PARABOLA.replace("[cost]", "[sweep]").split("[start]")[0].split("[sweep]")[0]
+        + PARABOLA[PARABOLA.index("[start]") :],
         "table [cost] is missing",
     ),
-    "no start": (GOOD.replace("[start]\nx = 3.0", ""), "table [start] is missing"),
-    "no optimizer": (GOOD[: GOOD.index("[optimizer]")] + "[run]\nepochs = 3", "table [optimizer] is missing"),
+    "no start": (PARABOLA.replace("[start]\nx = 3.0", ""), "table [start] is missing"),
+    "no optimizer": (PARABOLA[: PARABOLA.index("[optimizer]")] + "[run]\nepochs = 3", "table [optimizer] is missing"),
     "two kinds of optimizers": (
-        GOOD + "[optimizers.adam]\nlearning_rate = 0.1",
+        PARABOLA + "[optimizers.adam]\nlearning_rate = 0.1",
         "[optimizer] and [optimizers]: remove one",
     ),
-    "no epochs": (GOOD.replace("epochs = 3", ""), "run.epochs is missing"),
+    "no epochs": (PARABOLA.replace("epochs = 3", ""), "run.epochs is missing"),
     "no cost in cost": (
-        GOOD.replace('expression = "x**2 + 5"', ""),
+        PARABOLA.replace('expression = "x**2 + 5"', ""),
         "cost: needs one of expression, surface, function",
     ),
-    "two costs": (GOOD.replace("minimum = 5", 'surface = "sphere"'), "it has expression and surface"),
-    "lane and cost": (GOOD + '[lane]\nfunction = "model:lane"', "[lane] takes the place of [cost]"),
-    "name and function": (with_(GOOD, "optimizer.function=model:optimizer"), "has both name and function"),
+    "two costs": (PARABOLA.replace("minimum = 5", 'surface = "sphere"'), "it has expression and surface"),
+    "lane and cost": (PARABOLA + '[lane]\nfunction = "model:lane"', "[lane] takes the place of [cost]"),
+    "name and function": (with_(PARABOLA, "optimizer.function=model:optimizer"), "has both name and function"),
     # types and limits
-    "text for a number": (with_(GOOD, "run.epochs='many'"), 'run.epochs = "many": must be a whole number'),
-    "fraction for a count": (with_(GOOD, "run.epochs=2.5"), "run.epochs = 2.5: must be a whole number"),
-    "true for a number": (with_(GOOD, "run.target=true"), "run.target = true: must be a number"),
-    "number for a table": (with_(GOOD, "run=3"), "run = 3: must be a table"),
-    "no epochs at all": (with_(GOOD, "run.epochs=0"), "run.epochs = 0: must be greater than or equal to 1"),
-    "infinite target": (with_(GOOD, "run.target=inf"), "run.target = Infinity: must be a finite number"),
-    "tolerance of 0": (with_(GOOD, "run.tolerance=0"), "run.tolerance = 0: must be greater than 0"),
-    "negative seed": (with_(GOOD, "seed=-1"), "seed = -1: must be greater than or equal to 0"),
-    "precision": (with_(GOOD, "run.precision=float16"), "run.precision = \"float16\": must be 'float32' or 'float64'"),
-    "select": (with_(GOOD, "run.select=luckiest"), "must be one of final_cost, best_cost, target_epoch"),
-    "one record": (with_(GOOD, "record.history=1"), "record.history = 1: must be greater than or equal to 2"),
-    "params": (with_(GOOD, "record.params=some"), "must be 'all', 'best' or 'none'"),
-    "minima of another size": (with_(GOOD, "cost.minima=[[1.0, 2.0]]"), "cost.minima: [1.0, 2.0] must have 1 numbers"),
+    "text for a number": (with_(PARABOLA, "run.epochs='many'"), 'run.epochs = "many": must be a whole number'),
+    "fraction for a count": (with_(PARABOLA, "run.epochs=2.5"), "run.epochs = 2.5: must be a whole number"),
+    "true for a number": (with_(PARABOLA, "run.target=true"), "run.target = true: must be a number"),
+    "number for a table": (with_(PARABOLA, "run=3"), "run = 3: must be a table"),
+    "no epochs at all": (with_(PARABOLA, "run.epochs=0"), "run.epochs = 0: must be greater than or equal to 1"),
+    "infinite target": (with_(PARABOLA, "run.target=inf"), "run.target = Infinity: must be a finite number"),
+    "tolerance of 0": (with_(PARABOLA, "run.tolerance=0"), "run.tolerance = 0: must be greater than 0"),
+    "negative seed": (with_(PARABOLA, "seed=-1"), "seed = -1: must be greater than or equal to 0"),
+    "precision": (
+        with_(PARABOLA, "run.precision=float16"),
+        "run.precision = \"float16\": must be 'float32' or 'float64'",
+    ),
+    "select": (with_(PARABOLA, "run.select=luckiest"), "must be one of final_cost, best_cost, target_epoch"),
+    "one record": (with_(PARABOLA, "record.history=1"), "record.history = 1: must be greater than or equal to 2"),
+    "params": (with_(PARABOLA, "record.params=some"), "must be 'all', 'best' or 'none'"),
+    "minima of another size": (
+        with_(PARABOLA, "cost.minima=[[1.0, 2.0]]"),
+        "cost.minima: [1.0, 2.0] must have 1 numbers",
+    ),
     # --set
-    "setting without =": (with_(GOOD, "run.epochs"), "--set run.epochs: must be KEY=VALUE"),
-    "setting without key": (with_(GOOD, "=3"), "--set =3: must be KEY=VALUE"),
-    "setting with broken TOML": (with_(GOOD, "start.x=[1,"), "--set start.x=[1,: the value is not valid TOML"),
-    "setting through a value": (with_(GOOD, "run.epochs.x=3"), "--set run.epochs.x=3: run.epochs is not a table"),
+    "setting without =": (with_(PARABOLA, "run.epochs"), "--set run.epochs: must be KEY=VALUE"),
+    "setting without key": (with_(PARABOLA, "=3"), "--set =3: must be KEY=VALUE"),
+    "setting with broken TOML": (with_(PARABOLA, "start.x=[1,"), "--set start.x=[1,: the value is not valid TOML"),
+    "setting through a value": (with_(PARABOLA, "run.epochs.x=3"), "--set run.epochs.x=3: run.epochs is not a table"),
     "setting of no element": (with_(RACE, "start.x.7=3"), "start.x has 2 elements, and none called 7"),
-    "two settings in one": (with_(GOOD, "run.epochs=3\nrun.target=2"), "must be one value"),
+    "two settings in one": (with_(PARABOLA, "run.epochs=3\nrun.target=2"), "must be one value"),
     # names
     "surface": (with_(RACE, "cost.surface=rosenbrok"), "there is no such surface; did you mean rosenbrock?"),
     "optimizer": (
-        with_(GOOD, "optimizer.name=gradient_decent"),
+        with_(PARABOLA, "optimizer.name=gradient_decent"),
         "there is no such optimizer; did you mean gradient_descent?",
     ),
     "optimizer by table": (RACE.replace("optimizers.adam", "optimizers.adm"), "no such optimizer; did you mean adam?"),
     "optimizer of optimizers": (
-        with_(GOOD, "optimizer.name=schedule_free"),
+        with_(PARABOLA, "optimizer.name=schedule_free"),
         "takes another optimizer or a function as its base_optimizer",
     ),
     "hyperparameter": (
-        with_(GOOD, "optimizer.learning_rat=1"),
+        with_(PARABOLA, "optimizer.learning_rat=1"),
         "has no hyperparameter learning_rat; did you mean learning_rate?",
     ),
-    "hyperparameter missing": (GOOD.replace("learning_rate = 0.1", ""), "optimizer.learning_rate is missing"),
+    "hyperparameter missing": (PARABOLA.replace("learning_rate = 0.1", ""), "optimizer.learning_rate is missing"),
     "hyperparameter of text": (
-        with_(GOOD, "optimizer.learning_rate='fast'"),
+        with_(PARABOLA, "optimizer.learning_rate='fast'"),
         'optimizer.learning_rate = "fast": must be a finite number',
     ),
     "hyperparameter of functions": (
-        with_(GOOD, "optimizer.name=adamw", "optimizer.mask=true"),
+        with_(PARABOLA, "optimizer.name=adamw", "optimizer.mask=true"),
         "optimizer.mask: TOML can't say this one",
     ),
     "flag of numbers": (
-        with_(GOOD, "optimizer.name=adam", "optimizer.nesterov=1"),
+        with_(PARABOLA, "optimizer.name=adam", "optimizer.nesterov=1"),
         "optimizer.nesterov = 1: must be true or false",
     ),
-    "table as rate": (with_(GOOD, "optimizer.learning_rate={a=1}"), "the params have no part a; allowed: x"),
+    "table as rate": (with_(PARABOLA, "optimizer.learning_rate={a=1}"), "the params have no part a; allowed: x"),
     "constant of a surface": (with_(RACE, "cost.constants.c=1"), "rosenbrock has no such constant"),
     "start of a surface": (with_(RACE, "start.y=1"), "rosenbrock starts from x alone"),
     # expressions
-    "empty expression": (with_(GOOD, "cost.expression=''"), "cost.expression: is empty"),
-    "no expression": (with_(GOOD, "cost.expression='x +'"), "cost.expression: column "),
+    "empty expression": (with_(PARABOLA, "cost.expression=''"), "cost.expression: is empty"),
+    "no expression": (with_(PARABOLA, "cost.expression='x +'"), "cost.expression: column "),
     "forbidden": (
-        with_(GOOD, "cost.expression='__import__(\"os\")'"),
+        with_(PARABOLA, "cost.expression='__import__(\"os\")'"),
         "column 1, '__import__(\"os\")': no such function",
     ),
-    "variable without value": (with_(GOOD, "cost.expression='x + y'"), "y has no value: give it a start"),
-    "start without variable": (with_(GOOD, "start.y=1"), "start.y: the expression has no y"),
+    "variable without value": (with_(PARABOLA, "cost.expression='x + y'"), "y has no value: give it a start"),
+    "start without variable": (with_(PARABOLA, "start.y=1"), "start.y: the expression has no y"),
     "constant e": (
-        with_(GOOD, "cost.constants.e=1"),
+        with_(PARABOLA, "cost.constants.e=1"),
         "cost.constants.e: in an expression, e is the constant 2.71828; call it otherwise",
     ),
-    "variable called sum": (with_(GOOD, "start.sum=1"), "start.sum: in an expression, sum is a function"),
-    "variable called lambda": (with_(GOOD, "start.lambda=1"), "in an expression, lambda is a word of Python's"),
-    "name with a dash": (with_(GOOD, "start.x-1=1"), "'x-1' can't be a name"),
-    "variable and constant": (with_(GOOD, "cost.constants.x=1"), "x is in [start] and in [cost.constants]"),
-    "element of a number": (with_(GOOD, "cost.expression='x[0]'"), "x[0]: this is a single number"),
-    "element too far": (with_(GOOD, "cost.expression='sum(x) + x[3]'", "start.x=[1, 2]"), "x[3]: there are 2 elements"),
-    "vector cost": (with_(GOOD, "start.x=[1, 2]"), "cost returns an array of shape (2,)"),
+    "variable called sum": (with_(PARABOLA, "start.sum=1"), "start.sum: in an expression, sum is a function"),
+    "variable called lambda": (with_(PARABOLA, "start.lambda=1"), "in an expression, lambda is a word of Python's"),
+    "name with a dash": (with_(PARABOLA, "start.x-1=1"), "'x-1' can't be a name"),
+    "variable and constant": (with_(PARABOLA, "cost.constants.x=1"), "x is in [start] and in [cost.constants]"),
+    "element of a number": (with_(PARABOLA, "cost.expression='x[0]'"), "x[0]: this is a single number"),
+    "element too far": (
+        with_(PARABOLA, "cost.expression='sum(x) + x[3]'", "start.x=[1, 2]"),
+        "x[3]: there are 2 elements",
+    ),
+    "vector cost": (with_(PARABOLA, "start.x=[1, 2]"), "cost returns an array of shape (2,)"),
     "vectors that don't fit": (
-        with_(GOOD, "cost.expression='sum(x * y)'", "start.x=[1, 2]", "start.y=[1, 2, 3]"),
+        with_(PARABOLA, "cost.expression='sum(x * y)'", "start.x=[1, 2]", "start.y=[1, 2, 3]"),
         "bad.toml: ",
     ),
     # starts
@@ -221,64 +206,70 @@ BAD = {
         "needs a list of 2 numbers; x has shape (3,)",
     ),
     "ragged start": (
-        with_(GOOD, "start.x=[[1], [1, 2]]"),
+        with_(PARABOLA, "start.x=[[1], [1, 2]]"),
         "start.x = [[1], [1, 2]]: must be a finite number, or a list",
     ),
-    "start of text": (with_(GOOD, "start.x='left'"), 'start.x = "left": must be a finite number'),
-    "start of flags": (with_(GOOD, "start.x=[1, true]"), "start.x = [1, true]: must be a finite number"),
-    "infinite start": (with_(GOOD, "start.x=inf"), "start.x = Infinity: must be a finite number"),
-    "huge start": (with_(GOOD, f"start.x={10**400}"), "must be a finite number"),
-    "empty start": (with_(GOOD, "start.x=[]"), "start.x is empty"),
-    "unknown draw": (with_(GOOD, "start.x={unifrom=[0, 1]}"), "or a draw such as { uniform = [0, 1] }"),
-    "draw upside down": (with_(GOOD, "start.x={uniform=[1, 0]}"), "low must lie below high"),
-    "draw of one": (with_(GOOD, "start.x={normal=[0]}"), "must be [mean, standard deviation]"),
-    "negative deviation": (with_(GOOD, "start.x={normal=[0, -1]}"), "the standard deviation must not be negative"),
-    "logarithm of 0": (with_(GOOD, "start.x={loguniform=[0, 1]}"), "low must be above 0"),
-    "size of a half": (with_(GOOD, "start.x={normal=[0, 1], size=0.5}"), "size = 0.5 must be a whole number"),
+    "start of text": (with_(PARABOLA, "start.x='left'"), 'start.x = "left": must be a finite number'),
+    "start of flags": (with_(PARABOLA, "start.x=[1, true]"), "start.x = [1, true]: must be a finite number"),
+    "infinite start": (with_(PARABOLA, "start.x=inf"), "start.x = Infinity: must be a finite number"),
+    "huge start": (with_(PARABOLA, f"start.x={10**400}"), "must be a finite number"),
+    "empty start": (with_(PARABOLA, "start.x=[]"), "start.x is empty"),
+    "unknown draw": (with_(PARABOLA, "start.x={unifrom=[0, 1]}"), "or a draw such as { uniform = [0, 1] }"),
+    "draw upside down": (with_(PARABOLA, "start.x={uniform=[1, 0]}"), "low must lie below high"),
+    "draw of one": (with_(PARABOLA, "start.x={normal=[0]}"), "must be [mean, standard deviation]"),
+    "negative deviation": (with_(PARABOLA, "start.x={normal=[0, -1]}"), "the standard deviation must not be negative"),
+    "logarithm of 0": (with_(PARABOLA, "start.x={loguniform=[0, 1]}"), "low must be above 0"),
+    "size of a half": (with_(PARABOLA, "start.x={normal=[0, 1], size=0.5}"), "size = 0.5 must be a whole number"),
     # sweeps
     "axis that names nothing": (
-        with_(GOOD, "sweep.optimzer.learning_rate={values=[1]}"),
+        with_(PARABOLA, "sweep.optimzer.learning_rate={values=[1]}"),
         "optimzer.learning_rate can't be swept; did you mean optimizer?",
     ),
-    "axis of no hyperparameter": (with_(GOOD, "sweep.optimizer.rate={values=[1]}"), "has no hyperparameter rate"),
-    "axis of no variable": (with_(GOOD, "sweep.start.y={values=[1]}"), "[start] has no y; allowed: x"),
+    "axis of no hyperparameter": (with_(PARABOLA, "sweep.optimizer.rate={values=[1]}"), "has no hyperparameter rate"),
+    "axis of no variable": (with_(PARABOLA, "sweep.start.y={values=[1]}"), "[start] has no y; allowed: x"),
     "axis of no element": (with_(RACE, "sweep.start.x.5={values=[1]}"), "start.x has shape (2,), and no element 5"),
     "axis of no constant": (with_(RACE, "sweep.cost.constants.q={values=[1]}"), "there is no constant q"),
     "axis of no optimizer": (
         with_(RACE, "sweep.optimizers.adm.learning_rate={values=[1]}"),
         "there is no optimizer adm; did you mean adam?",
     ),
-    "axis of names": (with_(GOOD, "sweep.optimizer.name={values=['adam']}"), "give each a table [optimizers.NAME]"),
-    "axis that can't vary": (with_(GOOD, "sweep.run.epochs={values=[1]}"), "run.epochs can't be swept"),
-    "axis without range": (with_(GOOD, "sweep.seed=3"), "sweep.seed: must be a range such as"),
-    "empty table": (with_(GOOD, "sweep.seed={}"), "sweep.seed: must be a range such as"),
-    "empty range": (with_(GOOD, "sweep.seed={values=[]}"), "sweep.seed: values is empty"),
-    "empty arange": (with_(GOOD, "sweep.seed={arange=[3, 1]}"), "arange = [3, 1] is empty"),
-    "unknown range": (with_(GOOD, "sweep.seed={linspce=[0, 1, 2]}"), "linspce is not a range; did you mean linspace?"),
-    "two ranges": (with_(GOOD, "sweep.start.x={linspace=[0, 1, 2], values=[1]}"), "it has linspace and values"),
+    "axis of names": (with_(PARABOLA, "sweep.optimizer.name={values=['adam']}"), "give each a table [optimizers.NAME]"),
+    "axis that can't vary": (with_(PARABOLA, "sweep.run.epochs={values=[1]}"), "run.epochs can't be swept"),
+    "axis without range": (with_(PARABOLA, "sweep.seed=3"), "sweep.seed: must be a range such as"),
+    "empty table": (with_(PARABOLA, "sweep.seed={}"), "sweep.seed: must be a range such as"),
+    "empty range": (with_(PARABOLA, "sweep.seed={values=[]}"), "sweep.seed: values is empty"),
+    "empty arange": (with_(PARABOLA, "sweep.seed={arange=[3, 1]}"), "arange = [3, 1] is empty"),
+    "unknown range": (
+        with_(PARABOLA, "sweep.seed={linspce=[0, 1, 2]}"),
+        "linspce is not a range; did you mean linspace?",
+    ),
+    "two ranges": (with_(PARABOLA, "sweep.start.x={linspace=[0, 1, 2], values=[1]}"), "it has linspace and values"),
     "range and more": (
-        with_(GOOD, "sweep.start.x={values=[1], nmae='a'}"),
+        with_(PARABOLA, "sweep.start.x={values=[1], nmae='a'}"),
         "sweep.start.x.nmae: unknown key; did you mean name?",
     ),
-    "range of text": (with_(GOOD, "sweep.start.x={linspace='abc'}"), 'linspace = "abc" must be a list'),
-    "range of two": (with_(GOOD, "sweep.start.x={linspace=[0, 1]}"), "must be [first, last, how many"),
-    "geomspace through 0": (with_(GOOD, "sweep.start.x={geomspace=[-1, 1, 3]}"), "must both be above 0, or both below"),
-    "no values of a kind": (with_(GOOD, "sweep.start.x={values=[1, 'a']}"), "must be a finite number"),
+    "range of text": (with_(PARABOLA, "sweep.start.x={linspace='abc'}"), 'linspace = "abc" must be a list'),
+    "range of two": (with_(PARABOLA, "sweep.start.x={linspace=[0, 1]}"), "must be [first, last, how many"),
+    "geomspace through 0": (
+        with_(PARABOLA, "sweep.start.x={geomspace=[-1, 1, 3]}"),
+        "must both be above 0, or both below",
+    ),
+    "no values of a kind": (with_(PARABOLA, "sweep.start.x={values=[1, 'a']}"), "must be a finite number"),
     "values of a shape": (with_(RACE, "sweep.start.x={values=[[1, 2], [3]]}"), "must have the shape of start.x, (2,)"),
     "range for a vector": (with_(RACE, "sweep.start.x={linspace=[1, 2, 3]}"), "sweep start.x.0 and so on"),
-    "half a seed": (with_(GOOD, "sweep.seed={values=[0.5]}"), "seeds must be whole numbers"),
-    "text as rate": (with_(GOOD, "sweep.optimizer.learning_rate={values=['a']}"), "must be a finite number"),
+    "half a seed": (with_(PARABOLA, "sweep.seed={values=[0.5]}"), "seeds must be whole numbers"),
+    "text as rate": (with_(PARABOLA, "sweep.optimizer.learning_rate={values=['a']}"), "must be a finite number"),
     "numbers as flag": (
-        with_(GOOD, "optimizer.name=adam", "sweep.optimizer.nesterov={linspace=[0, 1, 2]}"),
+        with_(PARABOLA, "optimizer.name=adam", "sweep.optimizer.nesterov={linspace=[0, 1, 2]}"),
         "must be true or false",
     ),
-    "draw without num": (with_(GOOD, "sweep.start.x={uniform=[0, 1]}"), "a draw in [sweep] needs it"),
+    "draw without num": (with_(PARABOLA, "sweep.start.x={uniform=[0, 1]}"), "a draw in [sweep] needs it"),
     "name of two words": (
-        with_(GOOD, "sweep.start.x={values=[1], name='a b'}"),
+        with_(PARABOLA, "sweep.start.x={values=[1], name='a b'}"),
         "must be a word of letters, digits and _",
     ),
     "name of a figure": (
-        with_(GOOD, "sweep.start.x={values=[1], name='outcome'}"),
+        with_(PARABOLA, "sweep.start.x={values=[1], name='outcome'}"),
         "the result has a variable named outcome",
     ),
     "clash": (
@@ -294,19 +285,24 @@ BAD = {
         "the result has a variable named optimizer",
     ),
     "unequal trials": (with_(RACE, "sweep.optimizers.adam.learning_rate={values=[1, 2]}"), "(adam 2, momentum 1)"),
-    "paired of one": (with_(GOOD, "sweep.paired=[['seed']]"), "sweep.paired: must be a list of lists"),
+    "paired of one": (with_(PARABOLA, "sweep.paired=[['seed']]"), "sweep.paired: must be a list of lists"),
     "paired of nothing": (
-        with_(GOOD, "sweep.seed={values=[1]}", "sweep.paired=[['seed', 'sed']]"),
+        with_(PARABOLA, "sweep.seed={values=[1]}", "sweep.paired=[['seed', 'sed']]"),
         '"sed" is not swept; did you mean seed?',
     ),
     "paired twice": (
         with_(
-            GOOD, "sweep.seed={values=[1]}", "sweep.start.x={values=[1]}", "sweep.paired=[['seed', 'start.x', 'seed']]"
+            PARABOLA,
+            "sweep.seed={values=[1]}",
+            "sweep.start.x={values=[1]}",
+            "sweep.paired=[['seed', 'start.x', 'seed']]",
         ),
         "seed is there twice",
     ),
     "paired of two lengths": (
-        with_(GOOD, "sweep.seed={values=[1]}", "sweep.start.x={values=[1, 2]}", "sweep.paired=[['seed', 'start.x']]"),
+        with_(
+            PARABOLA, "sweep.seed={values=[1]}", "sweep.start.x={values=[1, 2]}", "sweep.paired=[['seed', 'start.x']]"
+        ),
         "paired axes differ in length",
     ),
     "paired across optimizers": (
@@ -336,12 +332,16 @@ BAD = {
     "no gradient": (with_(OWN_COST, "cost.function=model:undifferentiable"), "cost returns int32"),
     "error within": (with_(OWN_COST, "cost.function=model:unlucky"), "model.py, line 22: KeyError: 'y'"),
     "optimizer that is none": (
-        with_(GOOD[: GOOD.index("name = ")] + 'function = "model:no_optimizer"\nlearning_rate = 1\n[run]\nepochs = 3'),
+        with_(
+            PARABOLA[: PARABOLA.index("name = ")]
+            + 'function = "model:no_optimizer"\nlearning_rate = 1\n[run]\nepochs = 3'
+        ),
         "optimizer is a float; it must be an optax GradientTransformation",
     ),
     "optimizer that branches": (
         with_(
-            GOOD[: GOOD.index("name = ")] + 'function = "model:optimizer"\nlearning_rate = 1\n[run]\nepochs = 3',
+            PARABOLA[: PARABOLA.index("name = ")]
+            + 'function = "model:optimizer"\nlearning_rate = 1\n[run]\nepochs = 3',
             "sweep.optimizer.learning_rate={values=[1, 2]}",
         ),
         "sweep.optimizer.learning_rate: Python needs the value itself",
@@ -385,7 +385,7 @@ def test_there_are_many_cases():
 
 
 def write(folder, text, name="good.toml"):
-    (folder / name).write_text(text, "utf-8")
+    written(folder, text, name)
     return name
 
 
@@ -394,7 +394,7 @@ def folder_of(answer):
 
 
 def test_run_prints_the_lesson_and_says_where_it_is(folder):
-    answer = command("run", write(folder, GOOD))
+    answer = command("run", write(folder, PARABOLA))
     assert (answer.code, answer.err) == (0, "")
     lines = answer.out.splitlines()
     assert lines[0] == "EPOCH 0: Cost = 14.000, x = 3.000"
@@ -412,12 +412,12 @@ def test_run_prints_the_lesson_and_says_where_it_is(folder):
 def test_titles_are_printed_as_they_are(folder):
     title = "[bold]x[/bold] and [/nothing] in [red]"
     for name in ("good.toml", "[red]good.toml"):
-        assert title in command("run", write(folder, f'title = "{title}"\n{GOOD}', name)).out
+        assert title in command("run", write(folder, f'title = "{title}"\n{PARABOLA}', name)).out
     assert "[red]good.toml: good" in command("check", "[red]good.toml").out
 
 
 def test_settings_reach_every_table_and_take_the_sweep_away(folder):
-    name = write(folder, GOOD + "[sweep]\noptimizer.learning_rate = { values = [0.1, 0.2] }")
+    name = write(folder, PARABOLA + "[sweep]\noptimizer.learning_rate = { values = [0.1, 0.2] }")
     assert "(learning_rate 2)" in command("check", name).out
     wider = "sweep.optimizer.learning_rate={geomspace=[1e-3,1,8]}"
     assert "(learning_rate 8)" in command("check", name, "--set", wider).out
@@ -430,7 +430,7 @@ def test_settings_reach_every_table_and_take_the_sweep_away(folder):
 
 
 def test_check_writes_nothing(folder):
-    answer = command("check", write(folder, GOOD))
+    answer = command("check", write(folder, PARABOLA))
     assert answer.code == 0 and "good.toml: good" in answer.out and "(new)" in answer.out
     assert [path.name for path in folder.iterdir()] == ["good.toml"]
     command("run", "good.toml")
@@ -438,12 +438,12 @@ def test_check_writes_nothing(folder):
 
 
 def test_divergence_is_a_result_and_no_failure(folder):
-    answer = command("run", write(folder, GOOD), "--set", "optimizer.learning_rate=100", "--set", "run.epochs=100")
+    answer = command("run", write(folder, PARABOLA), "--set", "optimizer.learning_rate=100", "--set", "run.epochs=100")
     assert answer.code == 0 and "diverged" in answer.out
 
 
 def test_best_by_folder_config_and_prefix(folder):
-    grid = GOOD + "[sweep]\noptimizer.learning_rate = { values = [0.1, 0.5, 2.0] }"
+    grid = PARABOLA + "[sweep]\noptimizer.learning_rate = { values = [0.1, 0.5, 2.0] }"
     run = folder_of(command("run", write(folder, grid)))
     assert command("best", "good.toml").out.startswith("learning_rate = 0.5\n")
     assert command("best", run).out == command("best", "good.toml").out == command("best", run.name[:6]).out
@@ -462,7 +462,7 @@ def test_best_by_folder_config_and_prefix(folder):
 
 def test_the_config_of_the_best_runs(folder):
     sweep = "[sweep]\noptimizer.learning_rate = { geomspace = [0.001, 10, 5] }\nstart.x = { uniform = [1, 2], num = 3 }"
-    command("run", write(folder, GOOD + sweep))
+    command("run", write(folder, PARABOLA + sweep))
     best = command("best", "good")
     write(folder, command("best", "good", "--toml").out, "best.toml")
     alone = command("run", "best.toml")
@@ -473,7 +473,7 @@ def test_the_config_of_the_best_runs(folder):
 
 def test_params_of_the_best_alone(folder):
     grid = "\n[sweep]\noptimizer.learning_rate = { values = [0.1, 0.4, 2.0] }\nseed = { values = [0, 1] }"
-    text = GOOD.replace("x = 3.0", "x = { uniform = [1, 2], size = 3 }").replace("x**2 + 5", "sum(x**2) + 5") + grid
+    text = PARABOLA.replace("x = 3.0", "x = { uniform = [1, 2], size = 3 }").replace("x**2 + 5", "sum(x**2) + 5") + grid
     kept = {}
     for params in ("all", "best", "none"):
         run = folder_of(command("run", write(folder, text), "--set", f"record.params={params}"))
@@ -483,25 +483,25 @@ def test_params_of_the_best_alone(folder):
     alone, every = kept["best"], kept["all"].sel(learning_rate=0.4)
     assert alone["learning_rate"].item() == 0.4 and alone["params.x"].dims == ("seed", "params.x.0")
     np.testing.assert_array_equal(alone["params.x"], every["params.x"].transpose("seed", ...))
-    single = command("run", write(folder, GOOD), "--set", "record.params=best")
+    single = command("run", write(folder, PARABOLA), "--set", "record.params=best")
     assert "params.x       1.536" in command("best", folder_of(single)).out
 
 
 def test_a_run_is_filmed_and_several_in_turn(folder):
-    command("run", write(folder, GOOD), "--set", "optimizer.learning_rate=0.4")
+    command("run", write(folder, PARABOLA), "--set", "optimizer.learning_rate=0.4")
     film = command("animate", "good")
     assert film.code == 0 and Path(film.out.strip()).read_bytes()[:3] == b"GIF"
     command("run", write(folder, RACE, "race.toml"))
     series = command("animate", "good", "race", "--to", folder / "both.gif")
     assert series.code == 0 and (folder / "both.gif").read_bytes()[:3] == b"GIF"
-    swept = write(folder, GOOD, "none.toml"), "--set", "record.paths=0"
+    swept = write(folder, PARABOLA, "none.toml"), "--set", "record.paths=0"
     command("run", *swept, "--set", "sweep.optimizer.learning_rate={values=[0.1, 0.2]}")
     nothing = command("animate", "none")
     assert nothing.code == 2 and "keeps no paths to film" in nothing.err
 
 
 def test_no_best_where_all_diverged(folder):
-    command("run", write(folder, GOOD), "--set", "run.ceiling=1")
+    command("run", write(folder, PARABOLA), "--set", "run.ceiling=1")
     answer = command("best", "good")
     assert answer.code == 2 and "every lane diverged" in answer.err
 
@@ -538,7 +538,7 @@ def test_init(folder):
 def test_help_and_version():
     assert command("--version") == (0, f"jaxgd {jaxgd.__version__}\n", "")
     assert command().out == command("--help").out
-    for word in ("run", "check", "list", "init", "best", "compare"):
+    for word in (one.name for one in cli.app.registered_commands):
         answer = command(word, "--help")
         assert answer.code == 0 and "Usage:" in answer.out and answer.err == ""
         shown = command("--help").out
@@ -558,7 +558,7 @@ def test_a_failure_names_its_reason(folder, monkeypatch):
         raise PermissionError(13, "Permission denied", "runs")
 
     monkeypatch.setattr("jaxgd.run.carry_out", denied)
-    answer = command("run", write(folder, GOOD))
+    answer = command("run", write(folder, PARABOLA))
     assert answer.code == 1 and "PermissionError: [Errno 13] Permission denied: 'runs'" in answer.err
     assert "Traceback" not in answer.err
     monkeypatch.setenv("JAXGD_TRACEBACK", "1")
@@ -573,7 +573,7 @@ def test_warnings_of_its_own_are_messages_and_others_are_python_s():
 
 
 def test_a_full_disk_is_said_plainly_and_the_run_goes_on_when_there_is_room(folder, monkeypatch):
-    write(folder, GOOD)
+    write(folder, PARABOLA)
     written, write_bytes = [], files.write_bytes
 
     def full(path, content):
@@ -595,7 +595,7 @@ def test_a_full_disk_is_said_plainly_and_the_run_goes_on_when_there_is_room(fold
 
 
 def test_a_run_begun_anew_keeps_the_earlier_one(folder):
-    write(folder, GOOD)
+    write(folder, PARABOLA)
     assert command("run", "good.toml", "--fresh").err == ""
     (name,) = [path.name for path in folder.glob("runs/good-*")]
     first = store.read_manifest(folder / "runs" / name)
@@ -613,21 +613,9 @@ main()
 """
 
 
-def process(*words, **more):
-    environment = os.environ | {"PYTHONPATH": str(Path(jaxgd.__file__).parents[1])}
-    return subprocess.Popen(
-        [sys.executable, "-c", _HEEDS_CTRL_C, *words],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **more,
-    )
-
-
 def test_interrupted_it_says_how_to_go_on(folder):
-    write(folder, GOOD + "[sweep]\noptimizer.learning_rate = { geomspace = [1e-6, 0.1, 4_000_000] }")
-    running = process("run", "good.toml", "--set", "run.epochs=10000")
+    write(folder, PARABOLA + "[sweep]\noptimizer.learning_rate = { geomspace = [1e-6, 0.1, 4_000_000] }")
+    running = started("-c", _HEEDS_CTRL_C, "run", "good.toml", "--set", "run.epochs=10000")
     deadline = time.monotonic() + 120
     while not list(folder.glob("runs/*/results.zarr/final_cost/c/*")) and running.poll() is None:
         assert time.monotonic() < deadline

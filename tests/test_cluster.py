@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import command
+from processes import started
 
 import jaxgd
 from jaxgd import run, store
@@ -33,6 +33,8 @@ epochs = 30
 [sweep]
 seed = { arange = [8] }
 optimizers.learning_rate = { geomspace = [1e-2, 2, 64] }
+[record]
+paths = 0
 """
 
 
@@ -45,12 +47,14 @@ def prepared(tmp_path, monkeypatch):
     return run.prepared(Path("mine.toml"))
 
 
-@pytest.fixture
-def local(prepared, tmp_path):
-    """The same on this machine alone."""
-    other = run.prepared(Path("mine.toml"), runs=tmp_path / "local")
-    run.carry_out(other)
-    return store.opened_table(other.folder)
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """The same on this machine alone, in batches as large as they come."""
+    folder = tmp_path_factory.mktemp("local")
+    (folder / "mine.toml").write_text(CONFIG)
+    alone = run.prepared(folder / "mine.toml", runs=folder)
+    run.carry_out(alone)
+    return store.opened_table(alone.folder)
 
 
 def same(a, b):
@@ -91,16 +95,10 @@ def scheduler(tmp_path_factory):
     """A scheduler and two workers, processes of their own, which a nanny starts again when they die."""
     folder = tmp_path_factory.mktemp("dask")
     file = folder / "scheduler.json"
-    root = str(Path(jaxgd.__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    words = ["--scheduler-file", str(file), "--no-dashboard"]
-    common = {"cwd": folder, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    dask = [sys.executable, "-m", "distributed.cli."]
-    commands = (
-        [*dask[:2], f"{dask[2]}dask_scheduler", *words, "--port", "0", "--host", "127.0.0.1"],
-        [*dask[:2], f"{dask[2]}dask_worker", *words, "--nworkers", "2", "--nthreads", "1", "--host", "127.0.0.1"],
-    )
-    processes = [subprocess.Popen(command, **common) for command in commands]
+    words = ["--scheduler-file", file, "--no-dashboard", "--host", "127.0.0.1"]
+    dask = {"scheduler": ["--port", "0"], "worker": ["--nworkers", "2", "--nthreads", "1"]}
+    quiet = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    processes = [started("-m", f"distributed.cli.dask_{one}", *words, *more, **quiet) for one, more in dask.items()]
     try:
         deadline = time.monotonic() + 60
         while not file.exists():

@@ -6,7 +6,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import small
 from command import command
+from small import lasting
 
 import jaxgd
 from jaxgd import config as cfg
@@ -18,19 +20,7 @@ from jaxgd.show.account import again, sentences
 
 pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 
-PARABOLA = """
-[cost]
-expression = "x**2 + 5"
-minimum = 5
-[start]
-x = 3.0
-[optimizer]
-name = "gradient_descent"
-learning_rate = 0.1
-[run]
-epochs = 60
-precision = "float64"
-"""
+PARABOLA = lasting(60, small.PARABOLA) + 'precision = "float64"\n'
 RATES = PARABOLA + "[sweep]\noptimizer.learning_rate = { values = [0.001, 0.3, 0.5, 0.75, 1.0, 1.2] }"
 
 

@@ -16,6 +16,7 @@ from jaxgd import config as cfg
 from jaxgd import lane, store
 from jaxgd.data import load
 from jaxgd.networks import MLP
+from jaxgd.plan import fingerprint
 from jaxgd.sweep import in_memory
 
 SPIRAL = """
@@ -164,10 +165,14 @@ def test_a_rate_for_each_layer_of_all_optimizers():
 
 def test_words_and_sizes_have_a_program_each():
     table = carried(
-        SPIRAL, "sweep.cost.network.activation={values=['tanh', 'relu']}", "sweep.data.batch_size={values=[5, 30]}"
+        SPIRAL,
+        "sweep.cost.network.activation={values=['tanh', 'relu']}",
+        "sweep.data.batch_size={values=[5, 30]}",
+        "sweep.paired=[['cost.network.activation', 'data.batch_size']]",
     )
-    assert table["outcome"].dims == ("activation", "batch_size")
-    assert len(np.unique(table["final_cost"])) == 4
+    assert table["outcome"].dims == ("activation",) and table["batch_size"].dims == ("activation",)
+    relu_alone = carried(SPIRAL, "cost.network.activation=relu", "data.batch_size=30")
+    assert table["final_cost"].values[0] != table["final_cost"].values[1] == relu_alone["final_cost"].item()
 
 
 def test_a_cost_of_one_s_own_takes_data():
@@ -178,7 +183,26 @@ def test_a_cost_of_one_s_own_takes_data():
     assert "test_accuracy" not in table
 
 
-def test_the_bytes_of_the_data_make_the_run(folder):
+def test_an_edit_that_changes_no_number_makes_no_new_run(folder):
+    text = Path("line.csv").read_text()
+
+    def known_as(edited, *settings):
+        Path("line.csv").write_text(edited, newline="")
+        return fingerprint(planned(LINE, *settings))
+
+    tenth_digit = text.replace("1.0,3.0", "1.000000001,3.0")
+    same = {
+        "form": text.replace("1.0,", "1.00, ").replace("\n", "\r\n"),
+        "name": text.replace("x,y", "height,y"),
+        "digit": tenth_digit,
+    }
+    before = known_as(text)
+    assert {name: known_as(edited) == before for name, edited in same.items()} == dict.fromkeys(same, True)
+    assert known_as(text.replace("1.0,3.0", "1.001,3.0")) != before
+    assert known_as(tenth_digit, "run.precision=float64") != known_as(text, "run.precision=float64")
+
+
+def test_the_numbers_of_the_data_make_the_run(folder):
     (folder / "line.toml").write_text(LINE)
     first = command("run", "line.toml")
     assert first.code == 0, first.err

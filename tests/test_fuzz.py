@@ -57,6 +57,8 @@ def test_damaged_files_are_refused_or_done_again(capsys):
     assert "redone" in capsys.readouterr().out
 
 
-def test_kills_lose_nothing():
+def test_kills_lose_nothing(monkeypatch):
+    fewer = durability.CONFIG.replace("[64]", "[8]") + "[record]\npaths = 0\n"
+    monkeypatch.setattr(durability, "CONFIG", fewer)
     (killed,) = durability.main(["--kills", "1"])
     assert killed.kills == killed.resumed == 1 and killed.lost == killed.pending == killed.different == 0

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 from command import command
+from small import PARABOLA
 
 import jaxgd
 from jaxgd import budget, lane, store
@@ -14,18 +15,6 @@ from jaxgd import config as cfg
 from jaxgd.config import ConfigError
 from jaxgd.outcome import named
 from jaxgd.ranges import visible
-
-GOOD = """
-[cost]
-expression = "x**2 + 5"
-[start]
-x = 3.0
-[optimizer]
-name = "gradient_descent"
-learning_rate = 0.1
-[run]
-epochs = 3
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +78,7 @@ def test_what_would_exhaust_the_machine_or_leave_the_folder_is_refused(case, mon
     settings, said = SETTINGS[case]
     if case == "time":
         monkeypatch.setattr(budget, "memory", lambda: 1e12)
-    answer = asked(GOOD, *(word for setting in settings for word in ("--set", setting)))
+    answer = asked(PARABOLA, *(word for setting in settings for word in ("--set", setting)))
     assert answer.code == 2 and said in answer.err, answer
     assert answer.err.count("\n") == 1
 
@@ -101,8 +90,8 @@ def test_what_would_exhaust_the_machine_or_leave_the_folder_is_refused(case, mon
         ("a = " + "[" * 5000, "nested more than 32 levels deep"),
         ("a = " + "{a=" * 200, "is not valid TOML: "),
         ("a = " + "[" * 40 + "]" * 40, "nested more than 32 levels deep"),
-        (GOOD + '[x]\n"\\u001b[2J\\u009b\\u202e" = 1', "unknown key"),
-        (GOOD.replace("[start]", '[start]\n"\\u001b[2J" = 1'), "can't be a name"),
+        (PARABOLA + '[x]\n"\\u001b[2J\\u009b\\u202e" = 1', "unknown key"),
+        (PARABOLA.replace("[start]", '[start]\n"\\u001b[2J" = 1'), "can't be a name"),
     ],
 )
 def test_a_text_to_no_good_is_one_visible_line(text, said):
@@ -121,7 +110,7 @@ EVIL = "import pathlib\npathlib.Path('was_here').touch()\ndef cost(x): return x*
 
 def test_check_imports_nothing_unless_told(folder):
     (folder / "evil.py").write_text(EVIL)
-    text = GOOD.replace('expression = "x**2 + 5"', 'function = "evil:cost"')
+    text = PARABOLA.replace('expression = "x**2 + 5"', 'function = "evil:cost"')
     answer = asked(text)
     assert answer.code == 0 and not (folder / "was_here").exists()
     assert f"cost.function = evil:cost, from {folder / 'evil.py'}" in answer.out.replace("\n", "")
@@ -143,13 +132,13 @@ def test_every_place_of_code_is_named(folder, where):
 def test_nothing_is_imported_that_no_function_names(folder):
     for name in ("numpy", "x", "expression", "gradient_descent", "rosenbrock"):
         (folder / f"{name}.py").write_text(EVIL)
-    answer = asked(GOOD)
+    answer = asked(PARABOLA)
     assert answer.code == 0 and not (folder / "was_here").exists()
 
 
 def test_titles_and_names_move_no_cursor_and_mean_nothing(folder):
     name = "[red]\x1b[31m" + "n" * 200
-    text = 'title = "\\u001b[31mred $\\\\frac{ $ [bold] \\u202eturned"\n' + GOOD
+    text = 'title = "\\u001b[31mred $\\\\frac{ $ [bold] \\u202eturned"\n' + PARABOLA
     (folder / f"{name}.toml").write_text(text, "utf-8")
     answer = command("run", f"{name}.toml")
     assert answer.code == 0 and "\x1b" not in answer.out + answer.err
@@ -228,7 +217,7 @@ def gradient_nowhere(x):
 )
 def test_odd_costs_are_said_plainly(folder, name, code, said):
     (folder / "model.py").write_text(ODD)
-    text = GOOD.replace('expression = "x**2 + 5"', f'function = "model:{name}"')
+    text = PARABOLA.replace('expression = "x**2 + 5"', f'function = "model:{name}"')
     (folder / "odd.toml").write_text(text + "[sweep]\nstart.x = { values = [0.0, 1.0, 3.0] }\n")
     answer = command("run", "odd.toml")
     assert answer.code == code and said in " ".join((answer.out + answer.err).split())

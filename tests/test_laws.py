@@ -3,8 +3,6 @@
 import doctest
 import importlib
 import pkgutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +11,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import said
 
 import jaxgd
 from jaxgd import engine
@@ -169,6 +168,31 @@ def test_figures_are_those_of_the_whole_history(name, optimizer, precision):
         )
 
 
+@pytest.mark.parametrize("target", [None, 1.0])
+def test_a_low_long_before_the_end_keeps_its_epoch(target):
+    """The ball rolls down until epoch 120 and is then driven up again, far from where any window ends."""
+
+    def one(rate):
+        return jaxgd.Descent(lambda x: x**2 + 5, 9.0, optax.sgd(lambda count: jnp.where(count < 120, rate, -rate / 10)))
+
+    table = jaxgd.sweep(one, {"rate": np.geomspace(1e-3, 1e-2, 70)}, epochs=301, target=target)
+    assert (table.best_epoch == 120).all()
+    assert (table.best_cost < table.final_cost).all()
+
+
+def test_a_record_where_a_lane_ends_is_of_that_lane():
+    """At rate 0.5 the ball lands in one step, where a segment ends, beside lanes that go on."""
+    table = jaxgd.sweep(
+        lambda rate: jaxgd.Descent(lambda x: x**2 + 5, 4.0, optax.sgd(rate)),
+        {"rate": [0.5, 0.01, 0.02]},
+        epochs=101,
+        target=5.0,
+        history=102,
+    )
+    assert table.epochs[0] == 1
+    np.testing.assert_array_equal(table.cost_history[0, :3], [21, 5, np.nan])
+
+
 def test_swings_are_counted_as_the_ball_makes_them():
     """Momentum on a parabola, against the gradients of the whole history."""
 
@@ -205,12 +229,12 @@ assert jaxgd.sweep and jax.config.values == before
 loaded = [name for name in {HEAVY} if name in sys.modules]
 assert not loaded, loaded
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+    said(program)
 
 
 def test_the_command_answers_about_itself_without_jax():
     program = "import sys; from jaxgd.cli import answered; answered(['--help']); assert 'jax' not in sys.modules"
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, stdout=subprocess.DEVNULL)
+    said(program)
 
 
 def test_public_names_mean_what_is_public_also_where_a_room_has_the_same_name():
@@ -222,7 +246,7 @@ assert not any(isinstance(value, types.ModuleType) for value in public.values())
 from jaxgd import *
 assert sweep is jaxgd.sweep is public["sweep"] and not hasattr(jaxgd, "nonsense")
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+    said(program)
 
 
 def modules():
@@ -238,7 +262,7 @@ for name in sys.argv[1:]:
     for loaded in [name for name in sys.modules if name.split(".")[0] == "jaxgd"]:
         del sys.modules[loaded]
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", program, *modules()], check=True)
+    said(program, *modules())
 
 
 @pytest.mark.parametrize("name", modules())

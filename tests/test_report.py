@@ -209,6 +209,15 @@ def test_figures_and_paths_are_the_stored_ones():
     assert run["paths"]["epochs"][-1] == 900 and len(run["paths"]["epochs"]) < 400
 
 
+def test_what_is_too_large_for_a_page_is_infinite_there():
+    """A run in float64 may hold it; that it is cut is no warning to the user (warnings are errors here)."""
+    table = a_table({"x": np.arange(3.0)}, DIVERGED, 1.0)
+    paths = some_paths(table, [(1,)], [1.0, 2.0])
+    large = paths.assign(cost=paths["cost"].astype(float) * 1e300)
+    (run,) = data_of(report.page([a_result(table, large)]))["runs"]
+    assert np.isinf(run["paths"]["cost"]).all()
+
+
 def test_a_million_lanes_fit():
     rng = np.random.default_rng(0)
     size = 1000

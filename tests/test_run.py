@@ -1,8 +1,6 @@
 """Runs: a config into its folder and back; what is finished is never repeated, what is edited is never stale."""
 
 import io
-import subprocess
-import sys
 import time
 import tomllib
 
@@ -10,43 +8,25 @@ import jax
 import numpy as np
 import pytest
 import xarray
+from processes import said
 from rich.console import Console
+from small import PARABOLA, RACE, lasting, written
 
 import jaxgd
-from jaxgd import cli, config, paths, run, store, workers
+from jaxgd import config, paths, run, store, workers
+from jaxgd.cli import carrying
 from jaxgd.config import ConfigError
 from jaxgd.outcome import DIVERGED
 from jaxgd.plan import Plan
 
-SWEEP = """
+SWEEP = f"""
 title = "a sweep"
-[cost]
-expression = "x**2 + 5"
-minimum = 5
-[start]
-x = 3.0
-[optimizer]
-name = "gradient_descent"
-learning_rate = 0.1
-[run]
-epochs = 30
+{lasting(30, PARABOLA)}
 [sweep]
-optimizer.learning_rate = { geomspace = [1e-2, 2, 150] }
-seed = { values = [0, 1] }
+optimizer.learning_rate = {{ geomspace = [1e-2, 2, 150] }}
+seed = {{ values = [0, 1] }}
 [record]
 paths = 20
-"""
-RACE = """
-[cost]
-surface = "rosenbrock"
-[start]
-x = [-1.2, 1.0]
-[optimizers.gradient_descent]
-learning_rate = 0.001
-[optimizers.momentum]
-learning_rate = 0.001
-[run]
-epochs = 25
 """
 MODEL = """
 import jax.numpy as jnp
@@ -75,14 +55,8 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(Plan, "grain", 64)
 
 
-def a_file(folder, text, name="mine.toml"):
-    path = folder / name
-    path.write_text(text)
-    return path
-
-
 def carried_out(folder, text, *settings, **progress):
-    prepared = run.prepared(a_file(folder, text), settings, runs=folder / "runs")
+    prepared = run.prepared(written(folder, text), settings, runs=folder / "runs")
     run.carry_out(prepared, **progress)
     return prepared
 
@@ -146,7 +120,7 @@ def test_run_toml_is_the_config_with_its_defaults_and_runs_again(tmp_path):
 
 def test_a_run_toml_changed_by_hand_is_not_believed_and_mended_by_running(tmp_path):
     prepared = carried_out(tmp_path, SWEEP, "run.epochs=3")
-    a_file(prepared.folder, SWEEP, "run.toml")
+    written(prepared.folder, SWEEP, "run.toml")
     with pytest.raises(store.StoreError, match=r"run\.toml is damaged"):
         run.config_of(prepared.folder)
     carried_out(tmp_path, SWEEP, "run.epochs=3")
@@ -155,7 +129,7 @@ def test_a_run_toml_changed_by_hand_is_not_believed_and_mended_by_running(tmp_pa
 
 def test_a_title_is_no_new_run_and_anything_else_is(tmp_path):
     def folder(*settings):
-        return run.prepared(a_file(tmp_path, SWEEP), settings, runs=tmp_path).folder
+        return run.prepared(written(tmp_path, SWEEP), settings, runs=tmp_path).folder
 
     assert folder("title='another'") == folder()
     changes = [
@@ -173,9 +147,9 @@ def test_a_title_is_no_new_run_and_anything_else_is(tmp_path):
 
 
 def test_nothing_is_written_by_preparing_or_by_a_bad_config(tmp_path):
-    run.prepared(a_file(tmp_path, SWEEP), runs=tmp_path / "runs")
+    run.prepared(written(tmp_path, SWEEP), runs=tmp_path / "runs")
     with pytest.raises(ConfigError):
-        run.prepared(a_file(tmp_path, SWEEP), ["run.epoch=3"], runs=tmp_path / "runs")
+        run.prepared(written(tmp_path, SWEEP), ["run.epoch=3"], runs=tmp_path / "runs")
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine.toml"]
 
 
@@ -193,8 +167,8 @@ def test_nothing_is_written_by_preparing_or_by_a_bad_config(tmp_path):
 )
 def test_an_edited_model_is_a_new_run(tmp_path, old, new):
     def fingerprint(text):
-        a_file(tmp_path, text, "model.py")
-        return run.prepared(a_file(tmp_path, MINE), runs=tmp_path).fingerprint
+        written(tmp_path, text, "model.py")
+        return run.prepared(written(tmp_path, MINE), runs=tmp_path).fingerprint
 
     assert old in MODEL
     assert fingerprint(MODEL) == fingerprint(MODEL) != fingerprint(MODEL.replace(old, new))
@@ -205,25 +179,24 @@ def test_data_inside_a_jitted_cost_counts_too(tmp_path):
         jitted = MODEL.replace(
             "lambda x: jnp.mean((x - data) ** 2)", "__import__('jax').jit(lambda x: jnp.mean((x - data) ** 2))"
         )
-        a_file(tmp_path, jitted.replace("dtype=np.float32)", f"dtype=np.float32); data[1000] += {change}"), "model.py")
-        return run.prepared(a_file(tmp_path, MINE), runs=tmp_path).fingerprint
+        written(tmp_path, jitted.replace("dtype=np.float32)", f"dtype=np.float32); data[1000] += {change}"), "model.py")
+        return run.prepared(written(tmp_path, MINE), runs=tmp_path).fingerprint
 
     assert fingerprint(1) == fingerprint(1) != fingerprint(2)
 
 
 def test_a_fingerprint_is_the_same_in_another_process(tmp_path):
-    a_file(tmp_path, MODEL, "model.py")
-    path = a_file(tmp_path, MINE)
+    written(tmp_path, MODEL, "model.py")
+    path = written(tmp_path, MINE)
     code = f"from pathlib import Path; from jaxgd import run; print(run.prepared(Path({str(path)!r})).folder.name)"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == run.prepared(path).folder.name
+    assert said(code).strip() == run.prepared(path).folder.name
 
 
 def test_a_user_s_lane_with_names_as_an_axis(tmp_path):
     model = MODEL.replace("learning_rate=0.1)", "kind, learning_rate=0.1)").replace(
         "mean(", "mean({'flat': 0.1, 'steep': 1.0}[kind] * "
     )
-    a_file(tmp_path, model, "model.py")
+    written(tmp_path, model, "model.py")
     mine = MINE.replace('"model:lane"', '"model:lane"\nkind = "flat"')
     text = mine + 'lane.kind = { values = ["flat", "steep"] }\n[record]\npaths = 4\n'
     prepared = carried_out(tmp_path, text)
@@ -293,9 +266,9 @@ def test_one_program_for_all_paths_of_a_kind(tmp_path, monkeypatch):
 
 
 def test_a_race_is_its_own_paths_in_its_own_precision(tmp_path):
-    prepared = carried_out(tmp_path, RACE, "run.precision='float64'")
+    prepared = carried_out(tmp_path, lasting(25, RACE), "run.precision='float64'")
     paths = store.opened_paths(prepared.folder)
-    assert paths.optimizer.values.tolist() == ["gradient_descent", "momentum"]
+    assert paths.optimizer.values.tolist() == ["adam", "momentum"]
     assert paths.cost.dtype == paths["params.x"].dtype == np.float64 and paths["params.x"].shape == (2, 26, 2)
     with jax.enable_x64(True):
         history = jaxgd.replay(prepared.plan.lane, {"optimizer": "momentum"}, epochs=25)
@@ -332,7 +305,7 @@ def test_a_word_finds_its_run(tmp_path):
         run.resolved("yours", runs)
     with pytest.raises(ConfigError, match="has not been run yet"):
         run.resolved(str(tmp_path / "mine.toml"), runs)
-    a_file(tmp_path, SWEEP.replace("epochs = 30", "epochs = 4"))
+    written(tmp_path, SWEEP.replace("epochs = 30", "epochs = 4"))
     assert run.resolved(str(tmp_path / "mine.toml"), runs) == other.folder
     assert isinstance(run.config_of(other.folder), config.Config)
     assert isinstance(xarray.open_zarr(other.folder / "results.zarr"), xarray.Dataset)
@@ -344,10 +317,10 @@ def test_a_word_finds_its_run(tmp_path):
 def progress_of(monkeypatch, tmp_path, *, terminal, slow, seconds=0.3):
     """What the command writes to the terminal while a run of so many seconds goes on, in one silent step."""
     out = io.StringIO()
-    monkeypatch.setattr(cli, "_SLOW", slow)
-    monkeypatch.setattr(cli, "_console", lambda stderr: Console(file=out, force_terminal=terminal, width=80))
+    monkeypatch.setattr(carrying, "_SLOW", slow)
+    monkeypatch.setattr(carrying, "console", lambda stderr: Console(file=out, force_terminal=terminal, width=80))
     monkeypatch.setattr(run, "carry_out", lambda prepared, progress, cluster: (progress(64, 300), time.sleep(seconds)))
-    cli._carry_out(run.prepared(a_file(tmp_path, SWEEP), runs=tmp_path))
+    carrying._carry_out(run.prepared(written(tmp_path, SWEEP), runs=tmp_path))
     return out.getvalue()
 
 

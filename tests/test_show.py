@@ -100,6 +100,15 @@ def test_one_axis_says_counts_best_edges_and_what_is_missing():
     )
 
 
+def test_of_data_it_is_said_where_lanes_diverge_and_not_that_none_converges():
+    table = a_table(
+        {"learning_rate": RATES}, lambda learning_rate: np.where(learning_rate > 20, DIVERGED, DESCENDING), 1.0
+    )
+    learns = table.assign(train_cost=table["final_cost"])
+    assert tables.edge_words(learns, "learning_rate") == [f"diverges from {RATES[21]:.6g} on"]
+    assert tables.edge_words(learns.isel(learning_rate=slice(0, 9)), "learning_rate") == ["diverges nowhere"]
+
+
 def test_each_optimizer_has_its_lines_the_best_first():
     def shifted(optimizer, learning_rate):
         return np.where(optimizer == 2, DIVERGED, valley(learning_rate - 2 * optimizer))

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
+from processes import started
 
 import jaxgd
 from jaxgd import files, manifest, store, table
@@ -283,8 +283,8 @@ def test_a_full_disk_at_every_write_in_turn(whole, tmp_path, monkeypatch):
 def test_a_second_writer_is_told_who_the_first_is(tmp_path):
     path, code = tmp_path / "run", "import sys, time; from pathlib import Path; from jaxgd.files import sole_writer\n"
     code += "with sole_writer(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
-    other = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True)
-    with other.stdout:
+    other = started("-c", code, path)
+    with other.stdout, other.stderr:
         assert other.stdout.readline() == "in\n"
         with (
             pytest.raises(store.StoreError, match=f"being written by process {other.pid} on .*, since 2"),

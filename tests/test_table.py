@@ -8,7 +8,7 @@ import xarray
 
 import jaxgd
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, OSCILLATING, PENDING
-from jaxgd.table import epochs_missing, ranking, representative
+from jaxgd.table import best_lanes, epochs_missing, ranking, representative
 
 
 def results(outcome, dims, final_cost=None, best_epoch=None, target_epoch=None, **coords):
@@ -163,6 +163,20 @@ def test_lanes_to_look_at_are_few_different_and_begin_with_the_best(count):
     assert all(codes[lane] != PENDING for lane in chosen)
     if count >= 40:
         assert {int(codes[lane]) for lane in chosen} == {1, 2, 3, 4, 5}
+
+
+def test_the_best_lane_of_each_name_is_among_those_to_look_at():
+    """By the figure that the run selects by, and not by another."""
+    costs = np.random.default_rng(0).uniform(size=(3, 40, 2))
+    costs[1] += 5.0
+    codes = np.full(costs.shape, DESCENDING)
+    codes[2] = DIVERGED
+    found = results(codes, ("optimizer", "rate", "seed"), costs).assign_coords(optimizer=["a", "b", "c"])
+    found["validation_cost"] = -found["final_cost"]
+    for select, pick in ({}, np.argmin), ({"select": "validation_cost"}, np.argmax):
+        found.attrs = select
+        lanes = [(place, int(pick(np.median(costs[place], axis=1))), 0) for place in (0, 1)]
+        assert set(best_lanes(found, 12)) == set(lanes) <= set(representative(found, 12))
 
 
 def test_lanes_to_look_at_of_small_tables():

@@ -2,16 +2,13 @@
 
 import gc
 import math
-import os
-import subprocess
-import sys
-import textwrap
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from processes import said
 
 import jaxgd
 from jaxgd import program, workers
@@ -157,8 +154,8 @@ def test_large_data_closed_over_by_fresh_functions_compile_nothing_and_are_not_c
 # What the command keeps on the disk.
 
 KEPT = """
-    from jaxgd import cli
-    cli._keep_programs()
+    from jaxgd.cli.kept import keep_programs
+    keep_programs()
     import jax, numpy as np, optax, jaxgd
     hits = []
     jax.monitoring.register_event_listener(lambda event, **_: event.endswith("/cache_hits") and hits.append(event))
@@ -168,13 +165,11 @@ KEPT = """
 """
 
 
-def test_the_command_keeps_programs_and_a_broken_or_unwritable_cache_breaks_nothing(tmp_path):
+def test_the_command_keeps_programs_and_a_broken_or_unwritable_cache_breaks_nothing(tmp_path, monkeypatch):
     def run(cache):
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         ours = {"XDG_CACHE_HOME": str(cache), "JAX_ENABLE_COMPILATION_CACHE": "1"}
-        other = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-        command = [sys.executable, "-c", textwrap.dedent(KEPT)]
-        out = subprocess.run(command, env=other | ours, capture_output=True, text=True, check=True).stdout
-        hits, numbers = out.split()
+        hits, numbers = said(KEPT, PYTHONWARNINGS="default", **ours).split()
         return int(hits), numbers
 
     file = tmp_path / "file"

@@ -131,7 +131,7 @@ def _figure(table: "xarray.Dataset", name: str) -> np.ndarray:
     values = table[name].values
     if name in COUNTS:
         return np.where(np.isfinite(values), values, NEVER).astype(np.int32)
-    return values.astype(np.float32) if name == "height" else values
+    return _single(values) if name == "height" else values
 
 
 def _paths(
@@ -152,7 +152,7 @@ def _paths(
         "epochs": part["epoch"].values.tolist(),
         "outcome": part["outcome"].values.tolist(),
         "best": best[rows].tolist(),  # of its name
-        "cost": _array(part["cost"].values.astype(np.float32)),
+        "cost": _array(_single(part["cost"].values)),
         "params": _params(part),
         "position": [] if surface is None else _positions(surface, part),
         "labels": {str(n): _labels_of(c) for n, c in part.coords.items() if c.dims and c.dims[0] == "path"},
@@ -168,7 +168,7 @@ def _labels_of(column: "xarray.DataArray") -> Any:
 
 def _positions(surface: "xarray.Dataset", paths: "xarray.Dataset") -> list[Any]:
     """Where the paths lie on the surface, along each axis of it."""
-    return [_array(along.astype(np.float32)) for along in np.moveaxis(projected(surface, paths), -1, 0)]
+    return [_array(_single(along)) for along in np.moveaxis(projected(surface, paths), -1, 0)]
 
 
 def _places(table: "xarray.Dataset", paths: "xarray.Dataset") -> list[Place]:
@@ -204,7 +204,7 @@ def _params(paths: "xarray.Dataset") -> list[dict[str, Any]]:
             if len(found) == _MOST_PARAMS:
                 return found
             called = "_".join([leaf or "x", *map(str, place)])
-            found.append({"name": called, "values": _array(flat[..., i].astype(np.float32))})
+            found.append({"name": called, "values": _array(_single(flat[..., i]))})
     return found
 
 
@@ -212,7 +212,13 @@ def _encoded(value: Any) -> Any:
     """A tree of arrays, each as a page reads it."""
     if isinstance(value, dict):
         return {key: _encoded(inner) for key, inner in value.items()}
-    return _array(value.astype(np.float32)) if isinstance(value, np.ndarray) else value
+    return _array(_single(value)) if isinstance(value, np.ndarray) else value
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    """In single precision, enough for a picture; what is too large for it is infinite."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def _array(values: np.ndarray) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from jaxgd.show.scales import has, is_log, longest, rows
 from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, RC, titled
 from jaxgd.show.tables import is_axis
 from jaxgd.show.terrain import last_costs, representative, words
-from jaxgd.table import REPLICATES, best, edges
+from jaxgd.table import REPLICATES, best, edges, selected_by
 
 if TYPE_CHECKING:
     import xarray
@@ -131,9 +131,9 @@ def _strips(rows: dict[str, "xarray.Dataset"], along: str, title: str) -> Figure
         axes.set(title=name, ylabel=table["height"].attrs["label"].replace(" above", "\nabove"))
     every[-1].set_xlabel(scales[-1][0])
     handles = {label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    order = [
-        label for label in (*map(_in_legend, OUTCOMES), "median", "best", "edge", "known limit") if label in handles
-    ]
+    best_of_all = _best_in_legend(next(iter(rows.values())))
+    every_label = (*map(_in_legend, OUTCOMES), "median", best_of_all, "edge", "known limit")
+    order = [label for label in every_label if label in handles]
     figure.legend(
         [handles[label] for label in order],
         order,
@@ -182,7 +182,13 @@ def _strip(axes: Axes, table: "xarray.Dataset", along: str, scale: np.ndarray) -
     except ValueError:
         return  # nothing to mark: every lane diverged
     if along not in REPLICATES and len(scale) > 1:
-        axes.axvline(float(winner), color="black", linewidth=0.8, linestyle=":", label="best")
+        axes.axvline(float(winner), color="black", linewidth=0.8, linestyle=":", label=_best_in_legend(table))
+
+
+def _best_in_legend(table: "xarray.Dataset") -> str:
+    """What the best is best by, where that is another figure than the picture's."""
+    by = selected_by(table)
+    return "best" if by in ("final_cost", "best_cost") else f"best by {by.replace('_', ' ')}"
 
 
 def _mark_ends(axes: Axes, table: "xarray.Dataset", along: str) -> None:

@@ -199,7 +199,7 @@ def edge_words(table: "xarray.Dataset", along: str) -> list[str]:
     converged = table["outcome"] == CONVERGED
     somewhere = converged.any(edge.dims).values
     if not somewhere.any():
-        said = ["converges nowhere"]
+        said = [] if "train_cost" in table else ["converges nowhere"]  # of data in batches none can
     elif bool(converged.all()):
         said = ["converges at every value"]
     else:
@@ -212,7 +212,7 @@ def edge_words(table: "xarray.Dataset", along: str) -> list[str]:
     if gone.any():
         where = f" for {thousands(gone.sum())} of {thousands(gone.size)} {' × '.join(edge.dims)}" if edge.dims else ""
         said.append(f"diverges at every value{where}")
-    return said + _limit_words(table, along)
+    return (said or ["diverges nowhere"]) + _limit_words(table, along)
 
 
 def _limit_words(table: "xarray.Dataset", along: str) -> list[str]:
