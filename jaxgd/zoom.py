@@ -60,6 +60,7 @@ def closer(
         raise ConfigError(f"--around {around}: can be {' or '.join(AROUND)}")
     if not 1 < factor < np.inf:
         raise ConfigError(f"--factor {factor:g}: must be above 1")
+    folder = folder.resolve() if folder.name in ("", "..") else folder  # "." has no name to go by
     about = manifest.read_manifest(folder)
     if about["finished"] is None:
         raise ConfigError(f"{folder} is not finished: jaxgd run {folder / 'run.toml'} goes on with it")
@@ -84,7 +85,7 @@ def closer(
 def _check_apart(config: Config, where: str) -> None:
     """Refuses values so close that they are the same number in the run's precision."""
     for axis in cfg.axes(config):
-        if axis.word not in ("linspace", "geomspace") or axis.size < 2:
+        if axis.word not in ("linspace", "geomspace") or span_of(axis) is None:
             continue
         steps = np.diff(ranges.numbers(axis, config.seed).astype(config.run.precision))
         if not (np.all(steps > 0) or np.all(steps < 0)):

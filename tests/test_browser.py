@@ -11,9 +11,11 @@ import jax
 import numpy as np
 import pytest
 from command import command
+from test_report import a_result, a_table, some_paths
 
 from jaxgd import store
-from jaxgd.outcome import OUTCOMES
+from jaxgd.outcome import DIVERGED, OUTCOMES
+from jaxgd.show import report
 
 TITLE = "Starts </script><b>& \"quotes\" 'too'</b>"
 STARTS = f"""
@@ -361,6 +363,18 @@ def picture_of(browser):
     from PIL import Image
 
     return np.asarray(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("L"), float)
+
+
+def test_what_ran_away_is_seen_from_its_start_and_what_has_no_cost_says_so(browser, tmp_path):
+    table, page = a_table({"learning_rate": np.arange(1.0, 9)}, DIVERGED, np.nan), tmp_path / "away.html"
+    for costs, words in ((10.0 ** np.arange(0, 30, 3), []), (np.full(10, np.nan), ["no finite cost"])):
+        some = some_paths(table, [(i,) for i in range(8)], costs)
+        page.write_text(report.page([a_result(table, some)]), "utf-8")
+        shown(browser, page)
+        body = """const { yaxis, annotations } = document.querySelector(".curve").layout;
+            return [yaxis.type, annotations.map(({ text }) => text), document.querySelector(".epoch input").value];"""
+        assert script(browser, body) == ["log", words, "0"]
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def test_several_runs_are_drawn_together_and_each_when_it_is_opened(browser, runs):

@@ -182,6 +182,13 @@ def refused(*words):
     return answer.err
 
 
+def test_a_run_may_be_the_folder_one_stands_in(bowl, monkeypatch):
+    monkeypatch.chdir(bowl)
+    run = zoom.closer(Path("."), "best", 2, ["sweep.optimizer.momentum={linspace=[0.5, 0.5, 3]}"])
+    assert run.folder.parent == bowl.parent and run.folder.name.startswith("bowl-best-2x-")
+    assert run.notes["zoom"]["from"] == bowl.name
+
+
 def test_what_is_refused_is_said_in_one_sentence(bowl, folder):
     shutil.copytree(bowl, folder / "runs" / bowl.name)
     assert "--around bset: can be best or edge" in refused("bowl", "--around", "bset")
