@@ -7,8 +7,7 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # of the commands that tests r
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
-
-from jaxgd import program  # noqa: E402
+from haste import in_haste  # noqa: E402
 
 hypothesis.settings.register_profile("jaxgd", deadline=None)  # the first example compiles
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=10_000)
@@ -23,10 +22,7 @@ def precision(request):
 
 
 @pytest.fixture
-def compiled_in_haste(monkeypatch):
-    """Programs that run slowly but compile in half the time, where a test compiles many; no other test gets them."""
-    monkeypatch.setattr(program, "_executables", {})
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def compiled_in_haste():
+    """Programs that run slowly but compile in half the time, where a test compiles many."""
+    with in_haste():
+        yield

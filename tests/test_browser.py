@@ -7,10 +7,10 @@ import os
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from command import command
+from haste import in_haste
 from test_report import a_result, a_table, some_paths
 
 from jaxgd import store
@@ -79,15 +79,13 @@ def chromium():
 def runs(tmp_path_factory):
     """Two runs, each with its report, and one report of both."""
     folder = tmp_path_factory.mktemp("reports")
-    jax.config.update("jax_disable_most_optimizations", True)  # they run slowly, but compile in half the time
-    with contextlib.chdir(folder):
+    with contextlib.chdir(folder), in_haste():
         for name, text in (("starts", STARTS), ("rates", RATES)):
             Path(f"{name}.toml").write_text(text, "utf-8")
             answer = command("run", f"{name}.toml")
             assert answer.code == 0, answer.err
         answer = command("report", "starts", "rates", "--to", "both.html")
         assert answer.code == 0 and answer.out.strip() == "both.html"
-    jax.config.update("jax_disable_most_optimizations", False)
     found = {name: next(folder.glob(f"runs/{name}-*")) for name in ("starts", "rates")}
     return found | {"both": folder}
 
