@@ -283,8 +283,8 @@ def _block(one: Explicit, lanes: _Lanes, shared: Leaves, first, until, limits: L
                 exact = _settled(one, goes & ~on, _chosen(one, ended, stopped, moved), seen[1], first, limits)
             made = jnp.where(ended, jnp.minimum(_made(seen[1]), last - first), last - first)
             exact = exact._replace(epochs=first + made)
-            look = _last_look(one, seen[0], lanes, exact, after)
-            figures = _figures_of(one, lanes, exact, moved, look, limits, first)
+            window = _last_look(one, seen[0], lanes, exact, after)
+            figures = _figures_of(one, lanes, exact, moved, window, limits, first)
             figures = jax.vmap(choose, one.axis, one.axis)(goes & ~on, figures, lanes.figures)
             return _stood_in(moved, on, one.axis)._replace(figures=figures)
 
