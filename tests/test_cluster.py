@@ -185,8 +185,7 @@ def test_a_python_function_travels_too(scheduler):
 def test_the_command_says_where_no_scheduler_is(prepared, monkeypatch):
     monkeypatch.setattr(cluster, "_PATIENCE", 1)
     for address in ("tcp://127.0.0.1:9", "nonsense://x", "nowhere.json"):
-        began = time.perf_counter()
         answer = command("run", "mine.toml", "--cluster", address)
         assert answer.code == 2 and f"--cluster {address}: no scheduler answers there" in answer.err
-        assert answer.err.count("\n") == 1 and time.perf_counter() - began < 20
+        assert answer.err.count("\n") == 1
     assert not Path("runs").exists()

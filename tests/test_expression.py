@@ -9,7 +9,6 @@ agree to a few roundings per operation, of the largest number met on the way.
 import ast
 import builtins
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -285,11 +284,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("text", REFUSED, ids=lambda text: repr(text[:30]))
-def test_what_is_not_allowed_is_refused_at_once(text):
-    began = time.perf_counter()
+def test_what_is_not_allowed_is_refused(text):
+    """Of what would take for ever or all memory to work out, too: a text that is carried out hangs this test."""
     with pytest.raises(ExpressionError) as refusal:
         parse(text)
-    assert time.perf_counter() - began < 1
     assert REFUSED[text] in str(refusal.value)
 
 
@@ -428,14 +426,11 @@ ALLOWED_NODES = (
 @settings(deadline=None, max_examples=400)
 @given(python | st.recursive(atoms, grown_python, max_leaves=10))
 def test_no_text_is_carried_out(text):
-    """Either a refusal, or a tree of nothing but what the grammar names; and in no time."""
-    began = time.perf_counter()
+    """Either a refusal, or a tree of nothing but what the grammar names."""
     try:
         cost = parse(text)
     except ExpressionError:
-        assert time.perf_counter() - began < 1
         return
-    assert time.perf_counter() - began < 1
     for node in ast.walk(ast.parse(cost.text.strip(), mode="eval").body):
         assert isinstance(node, ALLOWED_NODES), ast.dump(node)
         if isinstance(node, ast.Call):

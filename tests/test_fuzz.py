@@ -5,7 +5,6 @@ By hypothesis' own choice of examples; more with `--hypothesis-profile=thorough`
 """
 
 import os
-import time
 
 import pytest
 from command import command
@@ -37,12 +36,11 @@ def test_a_spoilt_config_is_good_or_one_line_and_writes_nothing(chance):
 
 
 @given(chances)
-def test_an_expression_is_taken_or_refused_at_once(chance):
-    began = time.perf_counter()
+def test_an_expression_is_taken_or_refused(chance):
     try:
         assert parse(hostile.expression(chance)).names is not None
-    except ExpressionError:
-        assert time.perf_counter() - began < 1
+    except ExpressionError as refusal:
+        assert str(refusal)
 
 
 def test_made_up_configs_and_expressions_by_count():

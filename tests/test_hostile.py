@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -25,12 +24,12 @@ def folder(tmp_path, monkeypatch):
 
 
 def asked(text, *words, name="hostile.toml"):
-    """What `check` says of a config, and that it wrote nothing and was quick."""
+    """What `check` says of a config, and that it wrote nothing."""
     with open(name, "w", encoding="utf-8") as file:
         file.write(text)
-    before, began = sorted(os.listdir()), time.perf_counter()
+    before = sorted(os.listdir())
     answer = command("check", name, *words)
-    assert sorted(os.listdir()) == before and time.perf_counter() - began < 20
+    assert sorted(os.listdir()) == before
     return answer
 
 
