@@ -183,6 +183,19 @@ def by_name(table: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
     return found
 
 
+def tried(table: "xarray.Dataset") -> "tuple[xarray.Dataset, str]":
+    """Trials of one name along the hyperparameter that they vary, if that is a single number: (table, its dimension)."""
+    if "trial" not in table["outcome"].dims:
+        return table, "trial"
+    ran = (table["outcome"] != PENDING).any([d for d in table["outcome"].dims if d != "trial"])
+    there = table.isel(trial=np.flatnonzero(ran))  # others may have more of them
+    columns = {str(name): c.values for name, c in there.coords.items() if name != "trial" and c.dims == ("trial",)}
+    varied = [name for name, values in columns.items() if len({*values[values == values].tolist()}) > 1]
+    if len(varied) != 1 or columns[varied[0]].dtype.kind not in "iuf":
+        return table, "trial"
+    return there.swap_dims(trial=varied[0]).drop_vars("trial"), varied[0]
+
+
 def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
     """Where convergence and divergence end along one dimension, for each point of the others.
 
