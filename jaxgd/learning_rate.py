@@ -222,7 +222,8 @@ class CriticalRate(NamedTuple):
         if self.changes:
             return (
                 f"no one critical value: the outcome alternates {self.changes} times between {self.low:.6g} and "
-                f"{self.high:.6g} as far as was looked, so the boundary may be a fractal"
+                f"{self.high:.6g} as far as was looked, so the boundary may be a fractal, or "
+                "the epochs too few to tell"
             )
         span = f"{self.low:.6g} and {self.high:.6g}"
         return f"no critical value between {span}: either all are {ends}, or none is; widen the range"
@@ -246,9 +247,10 @@ def critical_learning_rate(
     they do between the `low` and `high` of the answer.
 
     A lane is stable as long as it gets nearer, or is there. One whose swings go on or grow (oscillating,
-    diverged) is not, long before it has outgrown its start; unless they are down to rounding, √eps of
-    the gradient at the start, or are those of batches, which never die down. On random quadratics of
-    up to 50 dimensions that finds the known limit to {figure} after 20 000 epochs.
+    diverged) is not, long before it has outgrown its start; unless its gradient is down to eps^¼ of that
+    at the start, where rounding or slower swings may hide that it gets nearer, or its swings are those
+    of batches, which never die down. On random quadratics of up to 50 dimensions that finds the known
+    limit to {figure} after 20 000 epochs.
 
     Args:
       lane: one descent as a function of the value, with data or without; further arguments need defaults.
@@ -282,19 +284,18 @@ def critical_learning_rate(
         return values, np.flatnonzero(np.diff(is_stable)), is_stable[0]
 
     low, high = real(low), real(high)
-    alike = np.sqrt(np.finfo(real).eps)  # values so near that their outcomes may alternate at one edge
+    alike = np.sqrt(np.finfo(real).eps)  # values so near, relatively, that their outcomes may alternate at one edge
     while True:
         values, changes, first_is_stable = section(low, high)
         if not changes.size:
             return CriticalRate(np.nan, float(low), float(high), False, 0, ends)
-        coarse = high - low > alike * max(abs(low), abs(high))
-        alike = max(alike, 1 / epochs)  # once there has been one edge
         low, high = values[changes[0]], values[changes[-1] + 1]
         one = changes.size == 1
         if not one or np.nextafter(low, high) >= high:
+            single = one or high - low <= alike * max(abs(low), abs(high))
             value = float(low if first_is_stable else high)
-            single = one or not coarse
             return CriticalRate(value if single else np.nan, float(low), float(high), single, len(changes), ends)
+        alike = max(alike, 1 / epochs)  # now that there is one from further off
 
 
 def _is_none_of(ends: Sequence[str], table: "xarray.Dataset") -> np.ndarray:
@@ -302,9 +303,9 @@ def _is_none_of(ends: Sequence[str], table: "xarray.Dataset") -> np.ndarray:
 
 
 def _still_nears(table: "xarray.Dataset") -> np.ndarray:
-    """Which lanes get nearer, or are there: as near as rounding or their batches let them."""
+    """Which lanes get nearer, or have come as near as rounding, other swings or their batches let them."""
     outcome, swing, start = (table[n].values for n in ("outcome", "highest_gradient_norm", "start_gradient_norm"))
-    swings = (outcome == OSCILLATING) & (swing > np.sqrt(np.finfo(swing.dtype).eps) * start)  # over batches: NaN
+    swings = (outcome == OSCILLATING) & (swing > np.finfo(swing.dtype).eps ** 0.25 * start)  # over batches: NaN
     return ~swings & (outcome != DIVERGED)
 
 

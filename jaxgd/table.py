@@ -184,7 +184,7 @@ def by_name(table: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
 
 
 def tried(table: "xarray.Dataset") -> "tuple[xarray.Dataset, str]":
-    """Trials of one name along the hyperparameter that they vary, if that is a single number: (table, its dimension)."""
+    """Trials of one name along the hyperparameter that they vary, if that is a number: (table, its dimension)."""
     if "trial" not in table["outcome"].dims:
         return table, "trial"
     ran = (table["outcome"] != PENDING).any([d for d in table["outcome"].dims if d != "trial"])
