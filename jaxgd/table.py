@@ -187,13 +187,17 @@ def tried(table: "xarray.Dataset") -> "tuple[xarray.Dataset, str]":
     """Trials of one name along the hyperparameter that they vary, if that is a number: (table, its dimension)."""
     if "trial" not in table["outcome"].dims:
         return table, "trial"
-    ran = (table["outcome"] != PENDING).any([d for d in table["outcome"].dims if d != "trial"])
-    there = table.isel(trial=np.flatnonzero(ran))  # others may have more of them
-    columns = {str(name): c.values for name, c in there.coords.items() if name != "trial" and c.dims == ("trial",)}
-    varied = [name for name, values in columns.items() if len({*values[values == values].tolist()}) > 1]
+    columns = {str(name): c.values for name, c in table.coords.items() if name != "trial" and c.dims == ("trial",)}
+    varied = [name for name, values in columns.items() if len({*values[_is_there(values)].tolist()}) > 1]
     if len(varied) != 1 or columns[varied[0]].dtype.kind not in "iuf":
         return table, "trial"
+    there = table.isel(trial=np.flatnonzero(_is_there(columns[varied[0]])))  # others may have more of them
     return there.swap_dims(trial=varied[0]).drop_vars("trial"), varied[0]
+
+
+def _is_there(values: np.ndarray) -> np.ndarray:
+    """Which values of a hyperparameter there are; where one has no such trial, its label is NaN or empty."""
+    return ~np.isnan(values) if values.dtype.kind == "f" else values.astype(str) != ""
 
 
 def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
