@@ -24,6 +24,7 @@ from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 SEGMENT = 50  # epochs between two looks at who has ended; also the longest window
 SEGMENT_OF_BATCHES = 10  # the same, where each epoch makes several updates
 _AT_ONCE = 2  # epochs per turn of the truth loop, which saves copies; of more, XLA computes each epoch several times
+_UNTIL_A_CHECK = 10  # epochs that an audit makes before it asks whether any lane goes on
 _CACHE_BYTES = 1 << 17  # of params, grads and state that a block may hold and still live in a core's L2
 _FEWEST, _MOST = 64, 2048  # lanes per block: never less than full vectors, never more than retirement likes
 _MOST_ELSEWHERE = 1 << 16  # on an accelerator, which a block has to fill
@@ -246,6 +247,19 @@ def _history(costs, figures: dict[str, Any], limits: Limits) -> Float[Array, "la
 # --- a block ---
 
 
+class _Segment(NamedTuple):
+    """A segment that the lanes of a block have made."""
+
+    first: Int[Array, ""]
+    last: Int[Array, ""]
+    slot: Int[Array, ""]  # of the history, for the next record
+    begin: _Kept  # what the lanes were at its first epoch; here with what they shared then
+    shared: Leaves  # at its last
+    lanes: _Lanes  # likewise
+    ended: Bool[Array, " lane"]  # within it
+    seen: tuple[Watch, Int[Array, " lane"]] | None  # with data: watches and clocks
+
+
 def _block(one: Explicit, lanes: _Lanes, shared: Leaves, first, until, limits: Limits) -> tuple[Any, Leaves, _Lanes]:
     """A block from epoch `first` to `until`, or to where its last lane ends.
 
@@ -256,50 +270,75 @@ def _block(one: Explicit, lanes: _Lanes, shared: Leaves, first, until, limits: L
         first, _, _, lanes = carry
         return (first < until) & jnp.any(lanes.epochs == first)
 
-    def segment(carry):
+    def to_the_next_end(carry):
         first, slot, shared, lanes = carry
-        last = _segment_end(one, first, limits)
-        if one.has_data:  # a step passes over data, beside which looks cost nothing: one loop is truth and audit
-            moved, watch, clock, after, slot = _audit(one, lanes, shared, slot, first, last, limits)
-        else:
-            moved, after, slot = _truth(one, lanes, shared, slot, first, last, limits)
         goes = lanes.epochs == first
-        ended = goes & ~(_within(moved.best_cost, limits) & _within(_evaluated(one, moved, after)[0], limits))
-        on = goes & ~ended & (last < limits.epochs)
-        fell = goes & (moved.best_cost < lanes.best_cost)
-        if one.has_data:
-            moved = moved._replace(best_epoch=jnp.where(fell, first + _low(clock), lanes.best_epoch))
-        else:
-            moved = _keeping(one, moved, fell, lanes, shared, first)
-        moved = moved._replace(epochs=jnp.where(on, last, NEVER))
+        segment = _segments(one, lanes, goes, shared, slot, first, until, limits)
+        on = goes & ~segment.ended & (segment.last < limits.epochs)
+        moved = segment.lanes._replace(epochs=jnp.where(on, segment.last, NEVER))
 
-        def audited():
-            if one.has_data:
-                seen, exact = (watch, clock), moved
-            else:
-                stopped, *seen, _, _ = _audit(
-                    one, lanes._replace(history=None), shared, jnp.int32(0), first, last, limits
-                )
-                exact = _settled(one, goes & ~on, _chosen(one, ended, stopped, moved), seen[1], first, limits)
-            made = jnp.where(ended, jnp.minimum(_made(seen[1]), last - first), last - first)
-            exact = exact._replace(epochs=first + made)
-            window = _last_look(one, seen[0], lanes, exact, after)
-            figures = _figures_of(one, lanes, exact, moved, window, limits, first)
-            figures = jax.vmap(choose, one.axis, one.axis)(goes & ~on, figures, lanes.figures)
+        def with_figures():
+            figures = _figures_of_ended(one, segment, goes & ~on, limits)
+            figures = jax.vmap(choose, one.axis, one.axis)(goes & ~on, figures, moved.figures)
             return _stood_in(moved, on, one.axis)._replace(figures=figures)
 
-        return last, slot, after, lax.cond(jnp.any(goes & ~on), audited, lambda: moved)
+        return segment.last, segment.slot, segment.shared, lax.cond(jnp.any(goes & ~on), with_figures, lambda: moved)
 
     lanes = _stood_in(lanes, lanes.epochs == first, one.axis)
-    reached, _, shared, lanes = lax.while_loop(goes_on, segment, (first, jnp.int32(0), shared, lanes))
+    reached, _, shared, lanes = lax.while_loop(goes_on, to_the_next_end, (first, jnp.int32(0), shared, lanes))
     return reached, shared, lanes
 
 
-def _keeping(one: Explicit, moved: _Lanes, fell, lanes: _Lanes, shared: Leaves, first) -> _Lanes:
+def _segments(one: Explicit, lanes: _Lanes, goes, shared: Leaves, slot, first, until, limits: Limits) -> _Segment:
+    """Segment after segment, up to epoch `until` or to one in which a lane ends: the last of them."""
+
+    def quiet(segment: _Segment):
+        return (segment.last < until) & ~jnp.any(segment.ended)
+
+    def one_more(segment: _Segment) -> _Segment:
+        first, lanes, shared, seen = segment.last, segment.lanes, segment.shared, None
+        last = _segment_end(one, first, limits)
+        if one.has_data:  # a step passes over data, beside which looks cost nothing: one loop is truth and audit
+            moved, seen, after, slot = _audit(one, lanes, shared, segment.slot, first, last, limits)
+        else:
+            moved, after, slot = _truth(one, lanes, shared, segment.slot, first, last, limits)
+        ended = goes & ~(_within(moved.best_cost, limits) & _within(_evaluated(one, moved, after)[0], limits))
+        begin = _Kept(lanes.params, lanes.state, shared, lanes.best_cost)
+        fell = goes & (moved.best_cost < begin.best_cost)
+        if one.has_data:
+            moved = moved._replace(best_epoch=jnp.where(fell, first + _low(seen[1]), lanes.best_epoch))
+        else:
+            moved = _keeping(one, moved, fell, begin, first)
+        return _Segment(first, last, slot, begin, after, moved, ended, seen)
+
+    begin = _Kept(lanes.params, lanes.state, shared, lanes.best_cost)
+    seen = _unseen(one, lanes) if one.has_data else None
+    none = _Segment(first, first, slot, begin, shared, lanes, jnp.zeros_like(goes), seen)
+    return lax.while_loop(quiet, one_more, none)
+
+
+def _figures_of_ended(one: Explicit, segment: _Segment, over, limits: Limits) -> dict[str, Any]:
+    """Figures of the lanes that are over with a segment; of no meaning for the others."""
+    first, last, begin, moved = segment.first, segment.last, segment.begin, segment.lanes
+    lanes = moved._replace(params=begin.params, state=begin.state, best_cost=begin.best_cost)
+    if one.has_data:
+        (watch, clock), exact = segment.seen, moved
+    else:
+        stopped, (watch, clock), *_ = _audit(
+            one, lanes._replace(history=None), begin.shared, jnp.int32(0), first, last, limits
+        )
+        exact = _settled(one, over, _chosen(one, segment.ended, stopped, moved), clock, first, limits)
+    made = jnp.where(segment.ended, jnp.minimum(_made(clock), last - first), last - first)
+    exact = exact._replace(epochs=first + made)
+    window = _last_look(one, watch, lanes, exact, segment.shared)
+    return _figures_of(one, lanes, exact, moved, window, limits, first)
+
+
+def _keeping(one: Explicit, moved: _Lanes, fell, begin: _Kept, first) -> _Lanes:
     """The lanes, those that fell with what they were when the segment began."""
-    now = _Kept(lanes.params, lanes.state, _each(shared, fell.size, one.axis), lanes.best_cost)
-    before = jax.vmap(choose, one.axis, one.axis)(fell, now, lanes.before)
-    return moved._replace(before=before, best_epoch=jnp.where(fell, first, lanes.best_epoch))
+    now = begin._replace(shared=_each(begin.shared, fell.size, one.axis))
+    before = jax.vmap(choose, one.axis, one.axis)(fell, now, moved.before)
+    return moved._replace(before=before, best_epoch=jnp.where(fell, first, moved.best_epoch))
 
 
 def _settled(one: Explicit, over, lanes: _Lanes, clock, first, limits: Limits) -> _Lanes:
@@ -312,7 +351,7 @@ def _settled(one: Explicit, over, lanes: _Lanes, clock, first, limits: Limits) -
         params, state, shared, best_cost = lanes.before
         kept = lanes._replace(params=params, state=state, best_cost=best_cost, history=None)
         updates = _segment_end(one, began, limits) - began
-        _, _, clock, *_ = _audit(one, kept, shared, jnp.int32(0), 0, _length(one), limits, updates)
+        _, (_, clock), *_ = _audit(one, kept, shared, jnp.int32(0), jnp.int32(0), _length(one), limits, updates)
         return jnp.where(earlier & (clock >= _NEW_LOW), began + _low(clock), began)
 
     began = lax.cond(jnp.any(earlier), again, lambda: began)
@@ -415,12 +454,30 @@ def _audit(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limi
         *moving, cost = epochs(now - first, lanes.constants, *moving, updates)
         return *moving, *_recorded(history, cost, slot, now, limits, own)
 
-    watch = _watch_from(one, lanes.params, lanes.best_cost) if updates is None else None
-    clock = jnp.zeros_like(lanes.best_epoch)
-    begin = (lanes.params, lanes.state, shared, lanes.best_cost, clock, watch, lanes.history, slot)
-    params, state, shared, best_cost, clock, watch, history, slot = _looped(one_epoch, first, last, begin)
+    def a_few(at):
+        now, carry = at
+        then = jnp.minimum(now + _UNTIL_A_CHECK, last)
+        return then, _looped(one_epoch, now, then, carry)
+
+    def goes_on(at):
+        now, (*_, clock, _, _, _) = at
+        return (now < last) & jnp.any(_made(clock) == now - first)
+
+    watch, clock = _unseen(one, lanes)
+    watch = watch if updates is None else None
+    carry = (lanes.params, lanes.state, shared, lanes.best_cost, clock, watch, lanes.history, slot)
+    if one.has_data:  # these epochs are the truth, of what is shared too
+        carry = _looped(one_epoch, first, last, carry)
+    else:
+        _, carry = lax.while_loop(goes_on, a_few, (first, carry))
+    params, state, shared, best_cost, clock, watch, history, slot = carry
     moved = lanes._replace(params=params, state=state, best_cost=best_cost, history=history)
-    return moved, watch, clock, shared, slot
+    return moved, (watch, clock), shared, slot
+
+
+def _unseen(one: Explicit, lanes: _Lanes) -> tuple[Watch, Int[Array, " lane"]]:
+    """Watches and clocks at the start of a segment."""
+    return _watch_from(one, lanes.params, lanes.best_cost), jnp.zeros_like(lanes.best_epoch)
 
 
 def _looped(one_epoch: Callable[[Any, Any], Any], first, last, begin: Any) -> Any:
