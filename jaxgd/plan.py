@@ -99,8 +99,9 @@ class Plan:
     def block(self) -> int:
         """Lanes per block, no more than there are for one program."""
         most = math.prod(dimension.size for dimension in self.dimensions if not dimension.static)
-        platform = jax.default_backend()
-        return min(engine.block_size(self._moving_bytes, platform), max(64, 1 << (most - 1).bit_length()))
+        arrays = len(jax.tree.leaves((self.outline["params"], self.outline["state"]))) + 1  # and the lowest cost
+        size = engine.block_size_of(self._moving_bytes, arrays, self._work, jax.default_backend())
+        return min(size, max(64, 1 << (most - 1).bit_length()))
 
     @cached_property
     def grain(self) -> int:
@@ -140,6 +141,16 @@ class Plan:
     @property
     def _moving_bytes(self) -> int:
         return bytes_of(self.outline) + bytes_of(self.outline["params"])
+
+    @property
+    def _work(self) -> float:
+        """Operations of one step of a lane."""
+
+        def found():
+            with jax.enable_x64(self.x64), plain_words():
+                return program.work_of(bound(self, (0,) * len(self.dimensions)), arguments(self))
+
+        return _remembered(self, "work", found)
 
     @property
     def _most(self) -> int:
