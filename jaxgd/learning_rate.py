@@ -250,7 +250,7 @@ def critical_learning_rate(
     diverged) is not, long before it has outgrown its start; unless its gradient is down to eps^¼ of that
     at the start, where rounding or slower swings may hide that it gets nearer, or its swings are those
     of batches, which never die down. On random quadratics of up to 50 dimensions that finds the known
-    limit to 5e-6 after 20 000 epochs, and mostly to the last bits; with fewer epochs it lies higher or lower.
+    limit to 5e-6 after 20 000 epochs, and mostly to the last bits; the fewer, the less closely.
 
     Args:
       lane: one descent as a function of the value, with data or without; further arguments need defaults.
