@@ -121,7 +121,7 @@ def lost_edge(run: runs.Prepared) -> str:
     said = [end + f" ({', '.join(filter(None, owners))})" * any(owners) for end, owners in ends.items()]
     return (
         f"there is none here any more: {', '.join(said)}. In {zoom['from']} it lies somewhere between two neighbouring "
-        f"settings, and this look, {zoom['factor']:.3g} × finer, missed it. Take a smaller --factor; or more --frames, "
+        f"settings, and this look, {zoom['factor']:.4g} × finer, missed it. Take a smaller --factor; or more --frames, "
         "for each of them finds the edge again."
     )
 

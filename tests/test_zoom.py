@@ -114,8 +114,8 @@ def test_an_edge_that_is_lost_is_said_to_be(folder):
     close = command("zoom", "rates", "--around", "edge", "--factor", 10).out
     assert "diverges from 1.5" in close and "none here any more" not in close
     far = " ".join(command("zoom", "rates", "--around", "edge", "--factor", 1000).out.split())
-    assert "diverges nowhere" in far and "edge there is none here any more: no lane diverged. In rates-" in far
-    assert "1e+03 × finer, missed it. Take a smaller --factor; or more --frames" in far
+    assert "edge there is none here any more: no lane diverged. In rates-" in far
+    assert "1000 × finer, missed it. Take a smaller --factor; or more --frames" in far
     again = command("zoom", "rates-edge-1000x", "--around", "edge")
     assert again.code == 2 and "no setting diverged, so there is no edge" in again.err
 
