@@ -152,7 +152,7 @@ class Ball {
     const axis = (text, range) => ({ title: { text: plain(text) }, range, color: quiet, gridcolor: line, zerolinecolor: line, showbackground: false, showspikes: false, nticks: 6 });
     const z = axis("cost", this.range);
     if (this.ground.log) Object.assign(z, this.powersOfTen());
-    const far = Math.max(...labels.map(({ length }) => length)) > 8 || this.surface.clientWidth < 600 ? 1.15 : 1; // labels hang out
+    const far = 1.15; // labels hang out
     return plotLayout({
       title, dragmode: "turntable", margin: { l: 0, r: 0, t: 30, b: 0 }, uirevision: "kept",
       scene: {

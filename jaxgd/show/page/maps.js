@@ -190,7 +190,7 @@ class Maps {
   limitMark(place) {
     const limit = this.grid.limitAt(place);
     if (!Number.isFinite(limit) || this.grid.alongAxis(this.across, place).name !== this.grid.limit.along) return [];
-    const label = { text: "known limit", textposition: "end", textangle: -90, xanchor: "right", font: { size: 11, color: colourOf("accent") } };
+    const label = { text: "known limit", textposition: "middle", textangle: -90, xanchor: "right", font: { size: 11, color: colourOf("accent") } };
     return [{ type: "line", xref: "x", yref: "paper", x0: limit, x1: limit, y0: 0, y1: 1, line: { color: colourOf("accent"), width: 1.6, dash: "dash" }, label }];
   }
 
