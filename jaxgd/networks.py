@@ -286,6 +286,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     )
 }
 
+
 def _variance(scale: float, of: Callable[[int, int], float], distribution: str) -> Callable[..., Array]:
     """The initialisation whose weights [in, out] have the variance scale / of(in, out).
 

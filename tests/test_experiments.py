@@ -6,6 +6,8 @@ import pytest
 
 from experiments import chaotic_rates, digits, edge_of_stability, hypergradients, momentum_phases, trainability_boundary
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 
 @pytest.fixture(autouse=True, scope="module")
 def float64():
@@ -53,7 +55,7 @@ def test_momentum_phases(tmp_path, capsys):
     assert drawn(tmp_path / "momentum_phases.png") and "0.818182" in capsys.readouterr().out
 
 
-def test_digits(tmp_path, capsys, compiled_in_haste):
+def test_digits(tmp_path, capsys):
     """At a tiny size: jaxgd and the way by hand descend alike, and a rate is chosen."""
     size = ["--rates", "3", "--seeds", "2", "--epochs", "2", "--batch", "256", "--repeats", "1", "--sample", "2"]
     found = digits.main([*size, "--out", str(tmp_path)])
