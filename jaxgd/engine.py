@@ -2,10 +2,10 @@
 
 A batch is a row of blocks that fit a core's cache; a block runs in segments of up to 50 epochs, and
 retires when its last lane has ended. One loop is the truth: it moves the lanes, and carries only what
-decides. A segment in which some lane ended runs a second time in an audit loop, which stops each lane
-at its own end, and whose figures count for the lanes that ended there; so does the segment of a lane's
-lowest cost, from what was kept when that began. What becomes of a lane does not depend on its
-neighbours, its block or its batch.
+decides. What a lane was when its last segment began is kept, and so is what it was when the segment of
+its lowest cost began: from these the audit finds its figures. A lane that a segment leaves as it was,
+bit for bit, has ended too: all further segments would repeat that one. What becomes of a lane does not
+depend on its neighbours, its block or its batch.
 """
 
 import functools
@@ -17,75 +17,35 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxgd.audit import Seen, audited, epoch_of_low, figures, unseen, updates_made, watched
 from jaxgd.descent import Descent, norm
-from jaxgd.outcome import NEVER, Watch, choose, is_finite, look, watch_from
+from jaxgd.lanes import Begin, Lanes, Last, Limits, each, evaluated, length_of, looped, segment_end, within
+from jaxgd.outcome import NEVER, choose
 from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 
-SEGMENT = 50  # epochs between two looks at who has ended; also the longest window
-SEGMENT_OF_BATCHES = 10  # the same, where each epoch makes several updates
-_AT_ONCE = 2  # epochs per turn of the truth loop, which saves copies; of more, XLA computes each epoch several times
 _CACHE_BYTES = 1 << 17  # of params, grads and state that a block may hold and still live in a core's L2
 _FEWEST, _MOST = 64, 2048  # lanes per block: never less than full vectors, never more than retirement likes
+_LAUNCH = 40_000  # operations beside which it costs next to nothing to launch one array's kernel
 _MOST_ELSEWHERE = 1 << 16  # on an accelerator, which a block has to fill
 
 
-class Limits(NamedTuple):
-    """What ends a lane; runtime values, so that changing them compiles nothing."""
-
-    epochs: Int[Array, ""]
-    target: Float[Array, ""]
-    ceiling: Float[Array, ""]
-    records: Int[Array, " record"]  # epochs whose cost is kept
+def block_size(lane_bytes: int) -> int:
+    """Lanes per block: a power of two whose states fit a core's cache."""
+    return _power_of_two(_CACHE_BYTES // max(1, lane_bytes), _MOST)
 
 
-class _Lanes(NamedTuple):
-    """All that is known of the lanes of a batch, or of a block of it; they lie along one axis of every array."""
+def block_size_of(lane_bytes: int, arrays: int, work: float, platform: str) -> int:
+    """The same for a platform, and for lanes of so many arrays and of so much work per step.
 
-    constants: Leaves
-    params: Leaves
-    state: Leaves
-    best_cost: Float[Array, " lane"]
-    best_epoch: Int[Array, " lane"]  # or, without data, where its segment began
-    before: "_Kept | None"  # without data: what the lane was when that began
-    epochs: Int[Array, " lane"]  # made so far by a lane that goes on, NEVER once it has ended
-    place: Int[Array, " lane"]  # in the batch as it came
-    history: Float[Array, "record lane"]
-    figures: dict[str, Any]  # of those that have ended
+    The more a step costs, the smaller a block may be, and the sooner it retires. Accelerators want to be filled.
+    """
+    if platform != "cpu":
+        return _power_of_two(_CACHE_BYTES * _MOST_ELSEWHERE // _MOST // max(1, lane_bytes), _MOST_ELSEWHERE)
+    return min(block_size(lane_bytes), _power_of_two(int(_LAUNCH * arrays / max(1, work)), _MOST))
 
 
-class _Kept(NamedTuple):
-    """What a segment can be run again from."""
-
-    params: Leaves
-    state: Leaves
-    shared: Leaves  # here each lane its own, as each falls when it does
-    best_cost: Float[Array, " lane"]
-
-
-class _Ends(NamedTuple):
-    """What the two ends of a window are."""
-
-    start_gradient_norm: Float[Array, " lane"]  # NaN where lanes are judged by their cost alone
-    finite: Bool[Array, " lane"]  # whether the last state is
-    cost: Float[Array, " lane"]  # of the last finite state; NaN if there was none
-    gradient_norm: Float[Array, " lane"]  # likewise
-
-
-class _Round(NamedTuple):
-    """How far a batch has come."""
-
-    first: Int[Array, ""]  # epochs made by the lanes that go on
-    segments: Int[Array, ""]  # that the next round takes
-    shared: Leaves
-    lanes: _Lanes
-
-
-def block_size(lane_bytes: int, platform: str = "cpu") -> int:
-    """Lanes per block: a power of two whose states fit a core's cache, or fill an accelerator."""
-    most = _MOST if platform == "cpu" else _MOST_ELSEWHERE
-    cache = _CACHE_BYTES if platform == "cpu" else _CACHE_BYTES * _MOST_ELSEWHERE // _MOST
-    lanes = max(_FEWEST, min(most, cache // max(1, lane_bytes)))
-    return 1 << (lanes.bit_length() - 1)
+def _power_of_two(lanes: int, most: int) -> int:
+    return 1 << (max(_FEWEST, min(most, lanes)).bit_length() - 1)
 
 
 def program(
@@ -116,6 +76,15 @@ def program(
     return compiled(function, (many, shape((), jnp.int32), limits), device)
 
 
+class _Round(NamedTuple):
+    """How far a batch has come."""
+
+    first: Int[Array, ""]  # epochs made by the lanes that go on
+    segments: Int[Array, ""]  # that the next round takes
+    shared: Leaves
+    lanes: Lanes
+
+
 def _batch(
     one: Explicit, block: int, blocks: int, arguments: PyTree, used: Int[Array, ""], limits: Limits
 ) -> dict[str, Any]:
@@ -126,21 +95,20 @@ def _batch(
     """
     common, *begun, shared = one.begin(arguments, block * blocks)
     one = one._replace(step=functools.partial(one.step, common), metrics=functools.partial(one.metrics, common))
-    lanes, start = _at_start(one, _Lanes(*begun, *[None] * 7), shared, used, limits, block)
+    lanes, start = _at_start(one, Lanes(*begun, *[None] * 8), shared, used, limits, block)
     real = lanes.best_cost.dtype
     limits = limits._replace(target=limits.target.astype(real), ceiling=limits.ceiling.astype(real))
 
     def one_round(now: _Round) -> _Round:
         further = jnp.where(
-            now.first > 0, now.first + now.segments * _length(one), _segment_end(one, now.first, limits)
+            now.first > 0, now.first + now.segments * length_of(one), segment_end(one, now.first, limits)
         )
         until = limits.epochs if limits.records.size else jnp.minimum(further, limits.epochs)
         lanes = lax.cond(_is_scattered(now, block), lambda: _gathered(now, one.axis), lambda: now.lanes)
 
         def one_block(index, carry):
             lanes, shared = carry
-            here = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, index * block, block, one.axis), lanes)
-            reached, own, here = _block(one, here, now.shared, now.first, until, limits)
+            reached, own, here = _block(one, _cut(lanes, index, block, one.axis), now.shared, now.first, until, limits)
             lanes = jax.tree.map(
                 lambda all, new: lax.dynamic_update_slice_in_dim(all, new, index * block, one.axis), lanes, here
             )
@@ -155,43 +123,69 @@ def _batch(
 
     begin = _Round(jnp.int32(0), jnp.int32(1), shared, lanes)
     lanes = lax.while_loop(goes_on, one_round, begin).lanes
-    moved = jnp.any(lanes.place != jnp.arange(block * blocks))
-    lanes = lax.cond(moved, lambda: _permuted(lanes, jnp.argsort(lanes.place), one.axis), lambda: lanes)
-    figures = start | jax.tree.map(lambda a: jnp.moveaxis(a, one.axis, 0), lanes.figures)
-    ended = (begun[0], lanes.figures["params"], begun[2])  # what metrics close over, as it came
-    figures["metrics"] = _by_block(one, ended, block, lambda *lane: one.metrics(*lane, shared))
-    figures["params"] = one.params.unflatten(figures["params"])
+    if not one.has_data:
+        lanes = _with_figures(one, lanes, begun[0], block, limits)
+    ended = _as_they_came(one, lanes)
+    found = start | jax.tree.map(lambda a: jnp.moveaxis(a, one.axis, 0), ended.figures)
+    closed_over = (begun[0], ended.figures["params"], begun[2])  # by metrics
+    found["metrics"] = _by_block(one, closed_over, block, lambda *lane: one.metrics(*lane, shared))
+    found["params"] = one.params.unflatten(found["params"])
     if limits.records.size:
-        figures["cost_history"] = _history(jnp.moveaxis(lanes.history, one.axis, 0), figures, limits)
-    return figures
+        found["cost_history"] = _history(jnp.moveaxis(ended.history, one.axis, 0), found, limits)
+    return found
 
 
 def _at_start(
-    one: Explicit, lanes: _Lanes, shared: Leaves, used, limits: Limits, block: int
-) -> tuple[_Lanes, dict[str, Any]]:
+    one: Explicit, lanes: Lanes, shared: Leaves, used, limits: Limits, block: int
+) -> tuple[Lanes, dict[str, Any]]:
     """The lanes before their first epoch, and what is known of their start."""
 
     def seen(*lane):
         cost, grads, *_ = one.step(*lane, shared)
         return cost, norm(grads)
 
-    axis = one.axis
     cost, gradient_norm = _by_block(one, (lanes.constants, lanes.params, lanes.state), block, seen)
     place = jnp.arange(cost.size, dtype=jnp.int32)
     history = jnp.full((limits.records.size, cost.size), jnp.nan, cost.dtype)
     lanes = lanes._replace(
         best_cost=cost,
-        best_epoch=jnp.zeros_like(place),
-        before=None if one.has_data else _Kept(lanes.params, lanes.state, _each(shared, cost.size, axis), cost),
         epochs=jnp.where(place < used, jnp.int32(0), NEVER),
         place=place,
-        history=history if axis else history.T,
+        history=history if one.axis else history.T,
     )
-    ends = _Ends(gradient_norm, jnp.zeros_like(place, bool), cost, gradient_norm)
-    watch = _watch_from(one, lanes.params, cost)
-    figures = _figures_of(one, lanes, lanes, lanes, (watch, ends), limits, 0)  # of no meaning until a lane has ended
-    start = {"start_cost": cost, "start_gradient_norm": gradient_norm}
-    return lanes._replace(figures=figures), start
+    if one.has_data:
+        lanes = lanes._replace(best_epoch=jnp.zeros_like(place))
+        watch, none = unseen(one, lanes.params, cost)
+        unknown = jax.eval_shape(lambda: figures(one, lanes, lanes, watch, shared, none, cost, limits))
+        lanes = lanes._replace(figures=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), unknown))
+    else:
+        begin = _each_begin(Begin(jnp.int32(0), lanes.params, lanes.state, shared, cost), one.axis)
+        never = begin._replace(first=jnp.full_like(place, NEVER))
+        lanes = lanes._replace(lowest=begin, last=Last(never, cost, jnp.zeros_like(place, bool)))
+    return lanes, {"start_cost": cost, "start_gradient_norm": gradient_norm}
+
+
+def _with_figures(one: Explicit, lanes: Lanes, constants: Leaves, block: int, limits: Limits) -> Lanes:
+    """The lanes, all of which have ended, with the figures that an audit finds; constants are as they came."""
+    first = lanes.last.begin.first  # those that ended together are audited together, and stop together
+    apart = jnp.any(first[1:] < first[:-1])
+    lanes = lax.cond(apart, lambda: _permuted(lanes, jnp.argsort(first, stable=True), one.axis), lambda: lanes)
+    lanes = lanes._replace(constants=_permuted(constants, lanes.place, one.axis))
+    blocks = jnp.arange(first.size // block)
+    found = lax.map(lambda index: audited(one, _cut(lanes, index, block, one.axis), limits), blocks)
+
+    def joined(a):  # of [block, ..., lane] or [block, lane, ...]
+        a = jnp.moveaxis(a, one.axis if one.axis else 1, 1)
+        return jnp.moveaxis(a.reshape(-1, *a.shape[2:]), 0, one.axis)
+
+    return lanes._replace(figures=jax.tree.map(joined, found))
+
+
+def _as_they_came(one: Explicit, lanes: Lanes) -> Lanes:
+    """Of lanes that have ended what is told of them, in the order of their places."""
+    told = Lanes(*[None] * 8, place=lanes.place, history=lanes.history, figures=lanes.figures)
+    moved = jnp.any(lanes.place != jnp.arange(lanes.place.size))
+    return lax.cond(moved, lambda: _permuted(told, jnp.argsort(told.place), one.axis), lambda: told)
 
 
 def _by_block(one: Explicit, lanes: tuple, block: int, function: Callable[..., Any]) -> Any:
@@ -217,7 +211,12 @@ def _by_block(one: Explicit, lanes: tuple, block: int, function: Callable[..., A
 # --- between rounds ---
 
 
-def _blocks_on(lanes: _Lanes, first, block: int):
+def _cut(lanes: Lanes, index, block: int, axis: int) -> Lanes:
+    """A block of the lanes."""
+    return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, index * block, block, axis), lanes)
+
+
+def _blocks_on(lanes: Lanes, first, block: int):
     """Which blocks hold a lane that goes on."""
     return (lanes.epochs == first).reshape(-1, block).any(1)
 
@@ -228,11 +227,11 @@ def _is_scattered(now: _Round, block: int):
     return 4 * needed <= 3 * jnp.sum(_blocks_on(now.lanes, now.first, block))
 
 
-def _gathered(now: _Round, axis: int) -> _Lanes:
+def _gathered(now: _Round, axis: int) -> Lanes:
     return _permuted(now.lanes, jnp.argsort(now.lanes.epochs != now.first, stable=True), axis)
 
 
-def _permuted(lanes: _Lanes, order, axis: int) -> _Lanes:
+def _permuted(lanes: PyTree, order, axis: int) -> PyTree:
     return jax.tree.map(lambda a: jnp.take(a, order, axis), lanes)
 
 
@@ -246,7 +245,20 @@ def _history(costs, figures: dict[str, Any], limits: Limits) -> Float[Array, "la
 # --- a block ---
 
 
-def _block(one: Explicit, lanes: _Lanes, shared: Leaves, first, until, limits: Limits) -> tuple[Any, Leaves, _Lanes]:
+class _Segment(NamedTuple):
+    """A segment that the lanes of a block have made."""
+
+    last: Int[Array, ""]
+    slot: Int[Array, ""]  # of the history, for the next record
+    begin: Begin  # where it began; with one first epoch, and one of what is shared, for all
+    shared: Leaves  # at its end
+    lanes: Lanes  # likewise
+    ended: Bool[Array, " lane"]  # within it
+    repeats: Bool[Array, " lane"]  # for ever what it did in this segment
+    seen: Seen | None  # with data
+
+
+def _block(one: Explicit, lanes: Lanes, shared: Leaves, first, until, limits: Limits) -> tuple[Any, Leaves, Lanes]:
     """A block from epoch `first` to `until`, or to where its last lane ends.
 
     Returns that epoch, the state that the lanes share then, and the lanes.
@@ -256,84 +268,97 @@ def _block(one: Explicit, lanes: _Lanes, shared: Leaves, first, until, limits: L
         first, _, _, lanes = carry
         return (first < until) & jnp.any(lanes.epochs == first)
 
-    def segment(carry):
+    def to_the_next_end(carry):
         first, slot, shared, lanes = carry
-        last = _segment_end(one, first, limits)
-        if one.has_data:  # a step passes over data, beside which looks cost nothing: one loop is truth and audit
-            moved, watch, clock, after, slot = _audit(one, lanes, shared, slot, first, last, limits)
-        else:
-            moved, after, slot = _truth(one, lanes, shared, slot, first, last, limits)
         goes = lanes.epochs == first
-        ended = goes & ~(_within(moved.best_cost, limits) & _within(_evaluated(one, moved, after)[0], limits))
-        on = goes & ~ended & (last < limits.epochs)
-        fell = goes & (moved.best_cost < lanes.best_cost)
-        if one.has_data:
-            moved = moved._replace(best_epoch=jnp.where(fell, first + _low(clock), lanes.best_epoch))
-        else:
-            moved = _keeping(one, moved, fell, lanes, shared, first)
-        moved = moved._replace(epochs=jnp.where(on, last, NEVER))
+        segment = _segments(one, lanes, goes, shared, slot, first, until, limits)
+        on = goes & ~(segment.ended | segment.repeats) & (segment.last < limits.epochs)
+        moved = segment.lanes._replace(epochs=jnp.where(on, segment.last, NEVER))
 
-        def audited():
-            if one.has_data:
-                seen, exact = (watch, clock), moved
-            else:
-                stopped, *seen, _, _ = _audit(
-                    one, lanes._replace(history=None), shared, jnp.int32(0), first, last, limits
-                )
-                exact = _settled(one, goes & ~on, _chosen(one, ended, stopped, moved), seen[1], first, limits)
-            made = jnp.where(ended, jnp.minimum(_made(seen[1]), last - first), last - first)
-            exact = exact._replace(epochs=first + made)
-            window = _last_look(one, seen[0], lanes, exact, after)
-            figures = _figures_of(one, lanes, exact, moved, window, limits, first)
-            figures = jax.vmap(choose, one.axis, one.axis)(goes & ~on, figures, lanes.figures)
-            return _stood_in(moved, on, one.axis)._replace(figures=figures)
+        def closed():
+            name, new = (
+                ("figures", _found_of(one, segment, limits)) if one.has_data else ("last", _last_of(one, segment))
+            )
+            new = jax.vmap(choose, one.axis, one.axis)(goes & ~on, new, getattr(moved, name))
+            return _stood_in(moved, on, one.axis)._replace(**{name: new})
 
-        return last, slot, after, lax.cond(jnp.any(goes & ~on), audited, lambda: moved)
+        return segment.last, segment.slot, segment.shared, lax.cond(jnp.any(goes & ~on), closed, lambda: moved)
 
     lanes = _stood_in(lanes, lanes.epochs == first, one.axis)
-    reached, _, shared, lanes = lax.while_loop(goes_on, segment, (first, jnp.int32(0), shared, lanes))
+    reached, _, shared, lanes = lax.while_loop(goes_on, to_the_next_end, (first, jnp.int32(0), shared, lanes))
     return reached, shared, lanes
 
 
-def _keeping(one: Explicit, moved: _Lanes, fell, lanes: _Lanes, shared: Leaves, first) -> _Lanes:
-    """The lanes, those that fell with what they were when the segment began."""
-    now = _Kept(lanes.params, lanes.state, _each(shared, fell.size, one.axis), lanes.best_cost)
-    before = jax.vmap(choose, one.axis, one.axis)(fell, now, lanes.before)
-    return moved._replace(before=before, best_epoch=jnp.where(fell, first, lanes.best_epoch))
+def _segments(one: Explicit, lanes: Lanes, goes, shared: Leaves, slot, first, until, limits: Limits) -> _Segment:
+    """Segment after segment, up to epoch `until` or to one in which a lane ends: the last of them."""
+
+    def quiet(segment: _Segment):
+        return (segment.last < until) & ~jnp.any(segment.ended | segment.repeats)
+
+    def one_more(segment: _Segment) -> _Segment:
+        first, lanes, shared = segment.last, segment.lanes, segment.shared
+        last = segment_end(one, first, limits)
+        begin = Begin(first, lanes.params, lanes.state, shared, lanes.best_cost)
+        move = _looked_at if one.has_data else _truth
+        moved, after, slot, seen = move(one, lanes, shared, segment.slot, first, last, limits)
+        ended = goes & ~(within(moved.best_cost, limits) & within(evaluated(one, moved, after)[0], limits))
+        fell = goes & (moved.best_cost < begin.best_cost)
+        if one.has_data:
+            low = jnp.where(fell, epoch_of_low(seen.clock, first), lanes.best_epoch)
+            moved = moved._replace(best_epoch=low)
+        else:
+            lowest = jax.vmap(choose, one.axis, one.axis)(fell, _each_begin(begin, one.axis), moved.lowest)
+            moved = moved._replace(lowest=lowest)
+        repeats = goes & ~ended & _repeats(one, begin, moved, after, last, limits)
+        return _Segment(last, slot, begin, after, moved, ended, repeats, seen)
+
+    begin = Begin(first, lanes.params, lanes.state, shared, lanes.best_cost)
+    seen, none = unseen(one, lanes.params, lanes.best_cost) if one.has_data else None, jnp.zeros_like(goes)
+    return lax.while_loop(quiet, one_more, _Segment(first, slot, begin, shared, lanes, none, none, seen))
 
 
-def _settled(one: Explicit, over, lanes: _Lanes, clock, first, limits: Limits) -> _Lanes:
-    """The lanes with their best epochs, from the clock of the segment that ended them or that of their lowest cost."""
-    found = clock >= _NEW_LOW
-    earlier = over & ~found & (lanes.best_epoch < first)
-    began = lanes.best_epoch
-
-    def again():
-        params, state, shared, best_cost = lanes.before
-        kept = lanes._replace(params=params, state=state, best_cost=best_cost, history=None)
-        updates = _segment_end(one, began, limits) - began
-        _, _, clock, *_ = _audit(one, kept, shared, jnp.int32(0), 0, _length(one), limits, updates)
-        return jnp.where(earlier & (clock >= _NEW_LOW), began + _low(clock), began)
-
-    began = lax.cond(jnp.any(earlier), again, lambda: began)
-    return lanes._replace(best_epoch=jnp.where(found, first + _low(clock), began))
+def _last_of(one: Explicit, segment: _Segment) -> Last:
+    """What is kept of a segment for the audit of the lanes that ended with it."""
+    return Last(_each_begin(segment.begin, one.axis), segment.lanes.best_cost, segment.repeats)
 
 
-def _each(shared: Leaves, lanes: int, axis: int) -> Leaves:
-    """What lanes share, for each of them."""
-    return [jnp.repeat(jnp.expand_dims(a, axis), lanes, axis) for a in shared]
+def _found_of(one: Explicit, segment: _Segment, limits: Limits) -> dict[str, Any]:
+    """The figures of lanes with data that ended with a segment."""
+    begin, end = segment.begin, segment.lanes
+    made = jnp.where(segment.ended, updates_made(segment.seen), segment.last - begin.first)
+    end = end._replace(epochs=jnp.where(segment.repeats, limits.epochs, begin.first + made))
+    start = end._replace(params=begin.params, state=begin.state, best_cost=begin.best_cost)
+    return figures(one, start, end, segment.seen.watch, segment.shared, made, end.best_cost, limits)
 
 
-def _length(one: Explicit) -> int:
-    return SEGMENT_OF_BATCHES if one.has_batches else SEGMENT
+def _each_begin(begin: Begin, axis: int) -> Begin:
+    """The same, for each lane."""
+    lanes = begin.best_cost.size
+    return begin._replace(first=jnp.full(lanes, begin.first), shared=each(begin.shared, lanes, axis))
 
 
-def _segment_end(one: Explicit, first, limits: Limits):
-    """Where the segment that begins at `first` ends; the short segment, if any, comes first."""
-    return first + 1 + (limits.epochs - first - 1) % _length(one)
+def _repeats(one: Explicit, begin: Begin, moved: Lanes, shared: Leaves, last, limits: Limits):
+    """Which lanes a segment has left as they were, to the bit; none where each epoch's cost is kept."""
+    if limits.records.size:
+        return False
+    before, after = ((a.params, a.state, a.best_cost) for a in (begin, moved))
+    is_full = last - begin.first == length_of(one)
+    return jax.vmap(_same, one.axis)(before, after) & _same(begin.shared, shared) & is_full
 
 
-def _stood_in(lanes: _Lanes, on, axis: int) -> _Lanes:
+def _same(a: PyTree, b: PyTree) -> Bool[Array, ""]:
+    """Whether two trees hold the same bits; what holds random keys never does."""
+
+    def equal(a, b):
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.extended):
+            return False
+        bits = jnp.signbit(a) == jnp.signbit(b) if jnp.issubdtype(a.dtype, jnp.floating) else True
+        return jnp.all((a == b) & bits)
+
+    return functools.reduce(jnp.logical_and, map(equal, jax.tree.leaves(a), jax.tree.leaves(b)), jnp.bool_(True))
+
+
+def _stood_in(lanes: Lanes, on, axis: int) -> Lanes:
     """Lanes whose ended ones copy one that goes on: finite numbers, and no flag to look at in every epoch."""
     donor = jnp.argmax(on)
 
@@ -345,25 +370,11 @@ def _stood_in(lanes: _Lanes, on, axis: int) -> _Lanes:
     return lanes._replace(constants=constants, params=params, state=state)
 
 
-# The clock of a lane within its segment, one array for two counts: the updates made, and, in units
-# of _NEW_LOW, one more than the update before which the lowest cost was seen (0: not in this segment).
-_NEW_LOW = 64  # a power of two above SEGMENT
+# --- a segment ---
 
 
-def _ticked(clock, offset, runs, lower):
-    return jnp.where(lower, offset + _NEW_LOW * (offset + 1), clock) + runs
-
-
-def _made(clock):
-    return clock % _NEW_LOW
-
-
-def _low(clock):
-    return clock // _NEW_LOW - 1
-
-
-def _truth(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limits: Limits):
-    """Moves the lanes from epoch `first` to `last`: the lanes then, the state they share, the slot of the history.
+def _truth(one: Explicit, lanes: Lanes, shared: Leaves, slot, first, last, limits: Limits):
+    """Moves the lanes from epoch `first` to `last`: the lanes then, what they share, the slot of the history.
 
     Every array carried along costs as much as a simple step. So nothing holds back a lane that has
     come to its end within the segment, and the lowest cost says whether one has: it lies outside
@@ -384,137 +395,27 @@ def _truth(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limi
         return *moved, *_recorded(history, cost, slot, now, limits, own)
 
     begin = (lanes.params, lanes.state, shared, lanes.best_cost, lanes.history, slot)
-    params, state, shared, best_cost, history, slot = _looped(one_epoch, first, last, begin)
-    return lanes._replace(params=params, state=state, best_cost=best_cost, history=history), shared, slot
+    params, state, shared, best_cost, history, slot = looped(one_epoch, first, last, begin)
+    return lanes._replace(params=params, state=state, best_cost=best_cost, history=history), shared, slot, None
 
 
-def _audit(one: Explicit, lanes: _Lanes, shared: Leaves, slot, first, last, limits: Limits, updates=None):
-    """Moves the lanes from epoch `first` to `last`, each to its own end, and looks at every epoch.
-
-    With a number of updates for each lane, they stop there, what they share is each one's own, and
-    the clock is all that is looked at.
-    Returns the lanes then, watches and clocks, the state they share, and the slot of the history.
-    """
-
-    def epoch(offset, constants, params, state, shared, best_cost, clock, watch, updates):
-        cost, grads, moved, state, shared = one.step(constants, params, state, shared)
-        runs = _within(cost, limits)  # what stands still keeps its cost, so that it stays so
-        runs = runs if updates is None else runs & (offset < updates)
-        lower = runs & (cost < best_cost)
-        watch = None if watch is None else look(watch, params, cost, None if one.has_batches else grads)
-        moved, best_cost = choose(runs, moved, params), jnp.where(lower, cost, best_cost)
-        return moved, state, shared, best_cost, _ticked(clock, offset, runs, lower), watch, cost
-
-    own = one.axis
-    common = None if updates is None else own
-    given = (None, own, own, own, common, own, own, own, own)
-    epochs = jax.vmap(epoch, given, (own, own, common, own, own, own, own))
+def _looked_at(one: Explicit, lanes: Lanes, shared: Leaves, slot, first, last, limits: Limits):
+    """The same, of lanes with data: each stops at its own end; and what was seen on the way."""
 
     def one_epoch(now, carry):
         *moving, history, slot = carry
-        *moving, cost = epochs(now - first, lanes.constants, *moving, updates)
-        return *moving, *_recorded(history, cost, slot, now, limits, own)
+        moving, cost = watched(one, now - first, lanes.constants, moving, None, limits)
+        return *moving, *_recorded(history, cost, slot, now, limits, one.axis)
 
-    watch = _watch_from(one, lanes.params, lanes.best_cost) if updates is None else None
-    clock = jnp.zeros_like(lanes.best_epoch)
-    begin = (lanes.params, lanes.state, shared, lanes.best_cost, clock, watch, lanes.history, slot)
-    params, state, shared, best_cost, clock, watch, history, slot = _looped(one_epoch, first, last, begin)
-    moved = lanes._replace(params=params, state=state, best_cost=best_cost, history=history)
-    return moved, watch, clock, shared, slot
-
-
-def _looped(one_epoch: Callable[[Any, Any], Any], first, last, begin: Any) -> Any:
-    """What comes of the epochs from `first` to `last`, several in a turn."""
-
-    def one_turn(turn, carry):
-        for now in range(_AT_ONCE):
-            carry = one_epoch(first + turn * _AT_ONCE + now, carry)
-        return carry
-
-    turns = (last - first) // _AT_ONCE
-    carry = lax.fori_loop(0, turns, one_turn, begin)
-    return lax.fori_loop(first + turns * _AT_ONCE, last, one_epoch, carry)
+    begin = (lanes.params, lanes.state, shared, lanes.best_cost, unseen(one, lanes.params, lanes.best_cost))
+    *moving, history, slot = looped(one_epoch, first, last, (*begin, lanes.history, slot))
+    params, state, shared, best_cost, seen = moving
+    return lanes._replace(params=params, state=state, best_cost=best_cost, history=history), shared, slot, seen
 
 
 def _recorded(history, cost, slot, now, limits: Limits, axis: int):
     """The history with this epoch's cost, if that is kept, and the slot for the next."""
-    if history is None or not limits.records.size:
+    if not limits.records.size:
         return history, slot
     history = lax.dynamic_update_index_in_dim(history, cost, slot, 1 + axis)
     return history, slot + (now == limits.records[slot])
-
-
-def _chosen(one: Explicit, ended, stopped: _Lanes, moved: _Lanes) -> _Lanes:
-    """The lanes as the truth loop moved them; but those that ended within the segment, where they did."""
-    pick = jax.vmap(choose, one.axis, one.axis)
-    at_end = [(lanes.params, lanes.state, lanes.best_cost) for lanes in (stopped, moved)]
-    params, state, best_cost = pick(ended, *at_end)
-    return moved._replace(params=params, state=state, best_cost=best_cost)
-
-
-def _watch_from(one: Explicit, params: Leaves, cost) -> Watch:
-    begin = functools.partial(watch_from, by_cost=one.has_batches)
-    return jax.vmap(begin, one.axis, one.axis)(params, cost)
-
-
-def _last_look(one: Explicit, watch: Watch, lanes: _Lanes, after: _Lanes, shared: Leaves) -> tuple[Watch, _Ends]:
-    """The watch, once it has seen where the lanes have come to; and the window's ends."""
-    own = one.axis
-    norms = jax.vmap(norm, own)
-    cost, grads = _evaluated(one, after, shared)
-    finite = jax.vmap(is_finite, own)(after.params, cost)
-    watch = jax.vmap(look, own, own)(watch, after.params, cost, None if one.has_batches else grads)
-    cost, grads = _evaluated(one, after._replace(params=watch.params), shared)
-    once = jax.vmap(is_finite, own)(watch.params, cost)
-    cost, gradient_norm = (jnp.where(once, a, jnp.nan) for a in (cost, norms(grads)))
-    first = jnp.full_like(cost, jnp.nan) if one.has_batches else norms(_evaluated(one, lanes, shared)[1])
-    return watch, _Ends(first, finite, cost, gradient_norm)
-
-
-def _evaluated(one: Explicit, lanes: _Lanes, shared: Leaves) -> tuple[Float[Array, " lane"], Leaves]:
-    """Cost and grads where the lanes are."""
-    evaluate = jax.vmap(lambda *own: one.step(*own, shared)[:2], one.axis, one.axis)
-    return evaluate(lanes.constants, lanes.params, lanes.state)
-
-
-def _figures_of(
-    one: Explicit, before: _Lanes, after: _Lanes, moved: _Lanes, seen: tuple[Watch, _Ends], limits: Limits, first
-) -> dict[str, Any]:
-    counts = (after.epochs, after.best_epoch, before.best_cost, after.best_cost, moved.best_cost)
-    return jax.vmap(functools.partial(_figures, limits, first), one.axis, one.axis)(*seen, *counts)
-
-
-def _figures(
-    limits: Limits, first, watch: Watch, ends: _Ends, epochs, best_epoch, low_before, low_after, decided
-) -> dict[str, Any]:
-    """The figures of a lane that has ended, from its last window.
-
-    Where two loops that round differently disagree whether it ended at all, what the truth loop found
-    its lowest cost to be has decided.
-    """
-    lower = ends.finite & (ends.cost < low_after)
-    best_cost = jnp.where(lower, ends.cost, low_after)
-    met = (ends.finite & (ends.cost <= limits.target)) | (jnp.isfinite(decided) & (decided <= limits.target))
-    lost = ~(ends.finite & (ends.cost <= limits.ceiling)) | jnp.isnan(decided)
-    return {
-        "final_cost": ends.cost,
-        "best_cost": best_cost,
-        "best_epoch": jnp.where(lower, epochs, best_epoch),
-        "epochs": epochs,
-        "gradient_norm": ends.gradient_norm,
-        "target_epoch": jnp.where(met, epochs, NEVER),
-        "diverged_epoch": jnp.where(lost, epochs, NEVER),
-        "crossings": watch.crossings,
-        "window": epochs - first,
-        "growths": watch.growths,
-        "progress": low_before - best_cost,
-        "window_gradient_norm": ends.start_gradient_norm,
-        "highest_gradient_norm": watch.highest_gradient_norm,
-        "swing_gradient_norm": jnp.fmax(watch.swing, watch.swing_before),
-        "params": watch.params,
-    }
-
-
-def _within(cost, limits: Limits):
-    """Whether a lane of this cost goes on; False for NaN and −inf too."""
-    return (cost > limits.target) & (cost <= limits.ceiling)

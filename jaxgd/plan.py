@@ -4,6 +4,7 @@ import difflib
 import inspect
 import itertools
 import math
+import os
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,8 @@ from jaxgd.outcome import FIGURES
 _BATCH_BYTES = 1 << 27  # of params, state, figures and histories that a batch may hold
 _LANE_EPOCHS = 100_000_000  # of a small cost, about a second of one core: what a batch should take
 _FEWEST_BATCHES = 32  # so that free workers find a next one while slow lanes go on
+_MOMENT = 1 << 31  # operations of a core, some hundredths of a second, beside which handing over a batch is nothing
+_PER_CORE = 4  # batches at least, if there are several of a moment
 _ON_ACCELERATORS = (
     64  # times as many bytes and lane-epochs to a batch: a step costs them a launch, however few its lanes
 )
@@ -99,8 +102,9 @@ class Plan:
     def block(self) -> int:
         """Lanes per block, no more than there are for one program."""
         most = math.prod(dimension.size for dimension in self.dimensions if not dimension.static)
-        platform = jax.default_backend()
-        return min(engine.block_size(self._moving_bytes, platform), max(64, 1 << (most - 1).bit_length()))
+        arrays = len(jax.tree.leaves((self.outline["params"], self.outline["state"]))) + 1  # and the lowest cost
+        size = engine.block_size_of(self._moving_bytes, arrays, self._work, jax.default_backend())
+        return min(size, max(64, 1 << (most - 1).bit_length()))
 
     @cached_property
     def grain(self) -> int:
@@ -121,11 +125,12 @@ class Plan:
         return tuple(reversed(chunk))
 
     def together(self, devices: int) -> int:
-        """Boxes per batch: one for a core; for accelerators, as many as keep one busy and leave none without."""
-        if jax.default_backend() == "cpu":
-            return 1
+        """Boxes per batch: as many as keep a core or an accelerator busy, and leave none of them without."""
         pairs = zip(self.dimensions, self.chunk, strict=True)
         of_a_program = math.prod(-(-dimension.size // size) for dimension, size in pairs if not dimension.static)
+        if jax.default_backend() == "cpu":
+            busy = int(_MOMENT / (math.prod(self.chunk) * self.epochs * self._work))
+            return 1 << max(1, min(busy, of_a_program // (_PER_CORE * cores()))).bit_length() - 1
         return max(1, min(_ON_ACCELERATORS * self._most // math.prod(self.chunk), -(-of_a_program // devices)))
 
     def blocks(self, devices: int) -> int:
@@ -140,6 +145,16 @@ class Plan:
     @property
     def _moving_bytes(self) -> int:
         return bytes_of(self.outline) + bytes_of(self.outline["params"])
+
+    @property
+    def _work(self) -> float:
+        """Operations of one step of a lane."""
+
+        def found():
+            with jax.enable_x64(self.x64), plain_words():
+                return program.work_of(bound(self, (0,) * len(self.dimensions)), arguments(self))
+
+        return _remembered(self, "work", found)
 
     @property
     def _most(self) -> int:
@@ -435,6 +450,11 @@ def outline(plan: Plan, index: tuple[int, ...]) -> dict[str, PyTree]:
             return jax.eval_shape(first_state, arguments(plan))
 
     return _remembered(plan, ("outline", index), found)
+
+
+def cores() -> int:
+    """Of the CPU, as many as this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def bytes_of(tree: PyTree) -> int:

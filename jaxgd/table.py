@@ -1,6 +1,7 @@
 """Labelled results: what the variables of a sweep are called, which setting is best, where the edges lie."""
 
 import itertools
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 COUNTS = ("best_epoch", "epochs", "target_epoch", "diverged_epoch", "crossings", "minimum", "window", "growths")
 MAYBE_NEVER = ("target_epoch", "diverged_epoch", "minimum")
 REPLICATES = ("seed", "network_seed", "data_seed")  # dimensions that repeat a setting rather than change it
+_ALIGNED = 64  # bytes: where a variable may begin
 METRICS = tuple(f"{part}_{what}" for what in ("cost", "accuracy") for part in ("train", "validation", "test"))
 
 
@@ -83,8 +85,19 @@ def attributes(plan: Plan) -> dict[str, Any]:
 
 
 def empty(plan: Plan) -> dict[str, np.ndarray]:
-    """Arrays for a whole sweep, to be filled box by box."""
-    return {name: np.full(v.shape, v.fill, v.dtype) for name, v in variables(plan).items()}
+    """Arrays for a whole sweep, to be filled box by box.
+
+    They share one piece of memory: a system hands out a large one in large pages, several times faster.
+    """
+    described = variables(plan)
+    sizes = [v.dtype.itemsize * math.prod(v.shape) for v in described.values()]
+    ends = np.cumsum([-(-size // _ALIGNED) * _ALIGNED for size in sizes])
+    memory = np.empty(ends[-1], np.uint8)
+    arrays = {}
+    for (name, v), start, size in zip(described.items(), [0, *ends], sizes, strict=False):
+        arrays[name] = memory[start : start + size].view(v.dtype).reshape(v.shape)
+        arrays[name].fill(v.fill)
+    return arrays
 
 
 def labelled(plan: Plan, results: dict[str, np.ndarray]) -> "xarray.Dataset":

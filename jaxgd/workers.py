@@ -34,8 +34,7 @@ class _Devices(NamedTuple):
 def _devices() -> _Devices:
     """One worker per accelerator; on the CPU, XLA runs programs of several threads side by side."""
     devices = tuple(jax.local_devices())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = cores if devices[0].platform == "cpu" and len(devices) < cores else len(devices)
+    workers = max(plans.cores(), len(devices)) if devices[0].platform == "cpu" else len(devices)
     free: queue.SimpleQueue = queue.SimpleQueue()
     for index in range(workers):
         free.put(devices[index % len(devices)])
@@ -54,7 +53,7 @@ def ready(plan: Plan, boxes: Sequence[Box]) -> int:
 
 
 def batches(plan: Plan, boxes: Sequence[Box]) -> list[list[Box]]:
-    """Boxes that one program carries out together: one for a core, as many as fill it for an accelerator."""
+    """Boxes that one program carries out together."""
     together, of_program = plan.together(len(_devices().all)), {}
     for box in boxes:
         of_program.setdefault(_static_of(plan, box), []).append(box)

@@ -16,6 +16,7 @@ from processes import said
 import jaxgd
 from jaxgd import engine
 from jaxgd.outcome import DIVERGED
+from jaxgd.plan import planned
 from jaxgd.surfaces import SURFACES
 
 COUNTS = ("best_epoch", "epochs", "crossings", "growths", "target_epoch", "diverged_epoch")
@@ -95,7 +96,7 @@ def test_size_of_blocks_and_batches_changes_no_bit(monkeypatch):
     lanes = np.geomspace(1e-4, 30, 700), np.linspace(-3, 3, 700)
     table = swept(*lanes)
     for block in (64, 256):
-        monkeypatch.setattr(engine, "block_size", lambda *_, block=block: block)
+        monkeypatch.setattr(engine, "block_size_of", lambda *_, block=block: block)
         same_bits(swept(*lanes), table)
 
 
@@ -178,6 +179,36 @@ def test_a_low_long_before_the_end_keeps_its_epoch(target):
     table = jaxgd.sweep(one, {"rate": np.geomspace(1e-3, 1e-2, 70)}, epochs=301, target=target)
     assert (table.best_epoch == 120).all()
     assert (table.best_cost < table.final_cost).all()
+
+
+@pytest.mark.parametrize("optimizer", [jaxgd.gradient_descent, lambda rate: jaxgd.momentum(rate, 0.5)])
+def test_lanes_that_repeat_themselves_for_ever_are_told_as_if_they_went_on(optimizer, monkeypatch):
+    """At rest (rates to 0.9), or to and fro (1): cut short, and carried out to the last epoch."""
+
+    def table():
+        def one(rate):
+            return jaxgd.Descent(lambda x: x**2 + 5, 4.0, optimizer(rate))
+
+        return jaxgd.sweep(one, {"rate": [0.001, 0.25, 0.3, 0.5, 0.9, 1.0, 2.0]}, epochs=1230)
+
+    short = table()
+    monkeypatch.setattr(engine, "_repeats", lambda one, begin, *_: jnp.zeros_like(begin.best_cost, bool))
+    same_bits(table(), short)
+    assert short.epochs[:6].values.tolist() == [1230] * 6 and (short.window[:6] == 50).all()
+
+
+def test_a_block_is_the_smaller_the_longer_a_step_takes():
+    def block(cost):
+        def one(rate):
+            return jaxgd.Descent(cost, 4.0, jaxgd.gradient_descent(rate))
+
+        return planned(one, {"rate": np.geomspace(0.1, 1, 10_000)}, epochs=10).block
+
+    def in_steps(x):
+        return jax.lax.fori_loop(0, 100, lambda _, x: x - 0.1 * x**3, x) ** 2
+
+    quick, slow = block(lambda x: x**2 + 5), block(lambda x: jnp.sin(x) * jnp.cos(x))
+    assert 64 <= slow < quick and 64 <= block(in_steps) < quick
 
 
 def test_a_record_where_a_lane_ends_is_of_that_lane():

@@ -1,0 +1,231 @@
+"""The audit: a lane's last segment once more, looked at epoch by epoch, for the figures that tell what became of it.
+
+The loop that moves the lanes carries only what decides. Once all have ended, each one's last segment
+runs again from what was kept when it began, up to the lane's own end; and so does the segment of its
+lowest cost, for the epoch of that. Lanes that share nothing are audited side by side, whenever it was
+that they ended; those that share a part of their state, with all that share the same.
+
+With data there is no audit: a step passes over that, beside which looks cost nothing, so that the one
+loop looks at every epoch.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxgd.descent import norm
+from jaxgd.lanes import Begin, Lanes, Limits, evaluated, length_of, looped, segment_end, within
+from jaxgd.outcome import NEVER, Watch, choose, is_finite, look, watch_from
+from jaxgd.program import Explicit, Leaves
+
+_UNTIL_A_CHECK = 10  # epochs that an audit makes before it asks whether any lane goes on
+
+
+class Seen(NamedTuple):
+    """What is looked at along a segment."""
+
+    watch: Watch | None
+    clock: Int[Array, " lane"]
+
+
+class _Ends(NamedTuple):
+    """What the two ends of a window are."""
+
+    start_gradient_norm: Float[Array, " lane"]  # NaN where lanes are judged by their cost alone
+    finite: Bool[Array, " lane"]  # whether the last state is
+    cost: Float[Array, " lane"]  # of the last finite state; NaN if there was none
+    gradient_norm: Float[Array, " lane"]  # likewise
+
+
+# --- looks ---
+
+# The clock of a lane within its segment, one array for two counts: the updates made, and, in units
+# of _NEW_LOW, one more than the update before which the lowest cost was seen (0: not in this segment).
+_NEW_LOW = 64  # a power of two above SEGMENT
+
+
+def _ticked(clock, offset, runs, lower):
+    return jnp.where(lower, offset + _NEW_LOW * (offset + 1), clock) + runs
+
+
+def updates_made(seen: Seen):
+    """How many updates each lane made in its segment."""
+    return seen.clock % _NEW_LOW
+
+
+def epoch_of_low(clock, first):
+    """The epoch of the lowest cost, by the clock of the segment from `first` on; of no meaning if that saw none."""
+    return first + clock // _NEW_LOW - 1
+
+
+def unseen(one: Explicit, params: Leaves, cost) -> Seen:
+    """What has been looked at when a segment begins."""
+    begin = functools.partial(watch_from, by_cost=one.has_batches)
+    return Seen(jax.vmap(begin, one.axis, one.axis)(params, cost), jnp.zeros(cost.shape, jnp.int32))
+
+
+def watched(one: Explicit, offset, constants: Leaves, moving, updates, limits: Limits, is_each: bool = False):
+    """One epoch of lanes that are looked at, each up to its own end, or until it has made so many updates.
+
+    Args:
+      offset: epochs since the segment began.
+      moving: params, state, what is shared (one for all, or each lane's own), lowest cost, and what has been seen.
+
+    Returns:
+      What moves, one epoch later, and the costs before it.
+    """
+
+    def epoch(constants, params, state, shared, best_cost, seen, updates):
+        cost, grads, moved, state, shared = one.step(constants, params, state, shared)
+        runs = within(cost, limits)  # what stands still keeps its cost, so that it stays so
+        runs = runs if updates is None else runs & (offset < updates)
+        lower = runs & (cost < best_cost)
+        watch = seen.watch and look(seen.watch, params, cost, None if one.has_batches else grads)
+        moved, best_cost = choose(runs, moved, params), jnp.where(lower, cost, best_cost)
+        return (moved, state, shared, best_cost, Seen(watch, _ticked(seen.clock, offset, runs, lower))), cost
+
+    own = one.axis
+    common = own if is_each else None
+    given = (own, own, own, common, own, own, own)
+    return jax.vmap(epoch, given, ((own, own, common, own, own), own))(constants, *moving, updates)
+
+
+# --- audits ---
+
+
+def audited(one: Explicit, lanes: Lanes, limits: Limits) -> dict[str, Any]:
+    """Figures of the lanes of a block, without data, all of which have ended; of no meaning for those never used."""
+    begin, best_cost, repeats = lanes.last
+    updates = jnp.where(begin.first == NEVER, 0, segment_end(one, begin.first, limits) - begin.first)
+    params, lowest, seen = _by_what_they_share(one, lanes.constants, begin, updates, limits)
+    made = jnp.minimum(updates_made(seen), updates)
+    epochs = jnp.where(repeats, limits.epochs, begin.first + made)
+    best_epoch = _best_epoch(one, lanes, seen.clock, limits)
+    start = lanes._replace(params=begin.params, state=begin.state, best_cost=begin.best_cost)
+    end = start._replace(params=params, best_cost=lowest, best_epoch=best_epoch, epochs=epochs)
+    return figures(one, start, end, seen.watch, begin.shared, made, best_cost, limits, is_each=True)
+
+
+def _by_what_they_share(one: Explicit, constants: Leaves, begin: Begin, updates, limits: Limits):
+    """Lanes at the ends of their last segments: params, lowest cost, what was seen.
+
+    What they share is one for all while they descend, and so it is here: to raise the same number to
+    the same power for each lane would take longer than all the rest.
+    """
+    if not begin.shared:
+        return _rerun(one, constants, begin, updates, limits)
+
+    def one_group(carry):
+        waiting, found = carry
+        now = waiting & (begin.first == jnp.min(jnp.where(waiting, begin.first, limits.epochs)))
+        shared = [lax.dynamic_index_in_dim(a, jnp.argmax(now), one.axis, keepdims=False) for a in begin.shared]
+        new = _rerun(one, constants, begin._replace(shared=shared), jnp.where(now, updates, 0), limits)
+        return waiting & ~now, jax.vmap(choose, one.axis, one.axis)(now, new, found)
+
+    nothing = begin.params, begin.best_cost, unseen(one, begin.params, begin.best_cost)
+    return lax.while_loop(lambda carry: jnp.any(carry[0]), one_group, (updates > 0, nothing))[1]
+
+
+def _best_epoch(one: Explicit, lanes: Lanes, clock, limits: Limits):
+    """The epochs of the lowest costs, from the clocks of the last segments or of those where they were first seen."""
+    lowest, last = lanes.lowest, lanes.last.begin.first
+    earlier = (clock < _NEW_LOW) & (lowest.first < last)
+
+    def again():
+        updates = jnp.where(earlier, segment_end(one, lowest.first, limits) - lowest.first, 0)
+        return _rerun(one, lanes.constants, lowest, updates, limits, is_each=True)[2].clock
+
+    clock_then = lax.cond(jnp.any(earlier), again, lambda: jnp.zeros_like(clock))
+    then = jnp.where(clock_then < _NEW_LOW, lowest.first, epoch_of_low(clock_then, lowest.first))
+    return jnp.where(clock < _NEW_LOW, then, epoch_of_low(clock, last))
+
+
+def _rerun(one: Explicit, constants: Leaves, begin: Begin, updates, limits: Limits, is_each: bool = False):
+    """Lanes so many updates after their segments began, or at their own ends: params, lowest cost, what was seen.
+
+    Where each lane has what is shared for its own, that is the clock alone.
+    """
+
+    def a_few(at):
+        now, moving = at
+        then = jnp.minimum(now + _UNTIL_A_CHECK, length_of(one))
+        return then, looped(one_epoch, now, then, moving)
+
+    def one_epoch(offset, moving):
+        return watched(one, offset, constants, moving, updates, limits, is_each)[0]
+
+    def goes_on(at):
+        now, (*_, seen) = at
+        return jnp.any((updates_made(seen) == now) & (now < updates))
+
+    seen = unseen(one, begin.params, begin.best_cost)
+    seen = seen._replace(watch=None) if is_each else seen
+    start = (begin.params, begin.state, begin.shared, begin.best_cost, seen)
+    _, (params, _, _, best_cost, seen) = lax.while_loop(goes_on, a_few, (jnp.int32(0), start))
+    return params, best_cost, seen
+
+
+# --- figures ---
+
+
+def figures(
+    one: Explicit, start: Lanes, end: Lanes, watch: Watch, shared: Leaves, made, decided, limits: Limits, is_each=False
+) -> dict[str, Any]:
+    """Figures of lanes by the start and the end of their last window, and by what was seen in between.
+
+    Args:
+      made: updates in the window.
+      decided: the lowest costs by which they were found to have ended.
+    """
+    watch, ends = _last_look(one, watch, start, end, shared, is_each)
+    counts = (end.epochs, end.best_epoch, start.best_cost, end.best_cost, decided, made)
+    return jax.vmap(functools.partial(_figures, limits), one.axis, one.axis)(watch, ends, *counts)
+
+
+def _last_look(one: Explicit, watch: Watch, start: Lanes, end: Lanes, shared: Leaves, is_each) -> tuple[Watch, _Ends]:
+    """The watch, once it has seen where the lanes have come to; and the window's ends."""
+    own = one.axis
+    norms = jax.vmap(norm, own)
+    cost, grads = evaluated(one, end, shared, is_each)
+    finite = jax.vmap(is_finite, own)(end.params, cost)
+    watch = jax.vmap(look, own, own)(watch, end.params, cost, None if one.has_batches else grads)
+    cost, grads = evaluated(one, end._replace(params=watch.params), shared, is_each)
+    once = jax.vmap(is_finite, own)(watch.params, cost)
+    cost, gradient_norm = (jnp.where(once, a, jnp.nan) for a in (cost, norms(grads)))
+    first = jnp.full_like(cost, jnp.nan) if one.has_batches else norms(evaluated(one, start, shared, is_each)[1])
+    return watch, _Ends(first, finite, cost, gradient_norm)
+
+
+def _figures(
+    limits: Limits, watch: Watch, ends: _Ends, epochs, best_epoch, low_before, low_after, decided, made
+) -> dict[str, Any]:
+    """The figures of a lane that has ended, from its last window.
+
+    Where two loops that round differently disagree whether it ended at all, what the truth loop found
+    its lowest cost to be has decided.
+    """
+    lower = ends.finite & (ends.cost < low_after)
+    best_cost = jnp.where(lower, ends.cost, low_after)
+    met = (ends.finite & (ends.cost <= limits.target)) | (jnp.isfinite(decided) & (decided <= limits.target))
+    lost = ~(ends.finite & (ends.cost <= limits.ceiling)) | jnp.isnan(decided)
+    return {
+        "final_cost": ends.cost,
+        "best_cost": best_cost,
+        "best_epoch": jnp.where(lower, epochs, best_epoch),
+        "epochs": epochs,
+        "gradient_norm": ends.gradient_norm,
+        "target_epoch": jnp.where(met, epochs, NEVER),
+        "diverged_epoch": jnp.where(lost, epochs, NEVER),
+        "crossings": watch.crossings,
+        "window": made,
+        "growths": watch.growths,
+        "progress": low_before - best_cost,
+        "window_gradient_norm": ends.start_gradient_norm,
+        "highest_gradient_norm": watch.highest_gradient_norm,
+        "swing_gradient_norm": jnp.fmax(watch.swing, watch.swing_before),
+        "params": watch.params,
+    }

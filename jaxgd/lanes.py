@@ -1,0 +1,107 @@
+"""What is known of the lanes of a batch while they descend, and how their epochs divide into segments."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxgd.program import Explicit, Leaves
+
+SEGMENT = 50  # epochs between two looks at who has ended; also the longest window
+SEGMENT_OF_BATCHES = 10  # the same, where each epoch makes several updates
+_AT_ONCE = 2  # epochs per turn of a loop, which saves copies; of more, XLA computes each epoch several times
+
+
+class Limits(NamedTuple):
+    """What ends a lane; runtime values, so that changing them compiles nothing."""
+
+    epochs: Int[Array, ""]
+    target: Float[Array, ""]
+    ceiling: Float[Array, ""]
+    records: Int[Array, " record"]  # epochs whose cost is kept
+
+
+class Begin(NamedTuple):
+    """What a segment can be run again from."""
+
+    first: Int[Array, " lane"]
+    params: Leaves
+    state: Leaves
+    shared: Leaves  # where each lane has its own first epoch, each its own too
+    best_cost: Float[Array, " lane"]
+
+
+class Last(NamedTuple):
+    """How a lane that has ended did so."""
+
+    begin: Begin  # of its last segment
+    best_cost: Float[Array, " lane"]  # after it, by which it was found to have ended
+    repeats: Bool[Array, " lane"]  # it would do for ever what it did in that segment
+
+
+class Lanes(NamedTuple):
+    """All that is known of the lanes of a batch, or of a block of it; they lie along one axis of every array."""
+
+    constants: Leaves
+    params: Leaves
+    state: Leaves
+    best_cost: Float[Array, " lane"]
+    best_epoch: Int[Array, " lane"] | None  # with data
+    lowest: Begin | None  # without data: of the segment in which the lowest cost was first seen
+    last: Last | None  # without data
+    epochs: Int[Array, " lane"]  # made so far by a lane that goes on, NEVER once it has ended
+    place: Int[Array, " lane"]  # in the batch as it came
+    history: Float[Array, "record lane"]
+    figures: dict[str, Any] | None  # with data: of those that have ended
+
+
+def each(shared: Leaves, lanes: int, axis: int) -> Leaves:
+    """What lanes share, for each of them."""
+    return [jnp.repeat(jnp.expand_dims(a, axis), lanes, axis) for a in shared]
+
+
+def evaluated(
+    one: Explicit, lanes: Lanes, shared: Leaves, is_each: bool = False
+) -> tuple[Float[Array, " lane"], Leaves]:
+    """Cost and grads where the lanes are; what they share is one for all, or each lane's own."""
+
+    def evaluate(constants, params, state, shared):
+        return one.step(constants, params, state, shared)[:2]
+
+    own = one.axis
+    many = jax.vmap(evaluate, (own, own, own, own if is_each else None), own)
+    return many(lanes.constants, lanes.params, lanes.state, shared)
+
+
+def within(cost, limits: Limits):
+    """Whether a lane of this cost goes on; False for NaN and −inf too."""
+    return (cost > limits.target) & (cost <= limits.ceiling)
+
+
+# --- segments ---
+
+
+def length_of(one: Explicit) -> int:
+    """Epochs of a segment."""
+    return SEGMENT_OF_BATCHES if one.has_batches else SEGMENT
+
+
+def segment_end(one: Explicit, first, limits: Limits):
+    """Where the segment that begins at `first` ends; the short segment, if any, comes first."""
+    return first + 1 + (limits.epochs - first - 1) % length_of(one)
+
+
+def looped(one_epoch: Callable[[Any, Any], Any], first, last, begin: Any) -> Any:
+    """What comes of the epochs from `first` to `last`, several in a turn."""
+
+    def one_turn(turn, carry):
+        for now in range(_AT_ONCE):
+            carry = one_epoch(first + turn * _AT_ONCE + now, carry)
+        return carry
+
+    turns = (last - first) // _AT_ONCE
+    carry = lax.fori_loop(0, turns, one_turn, begin)
+    return lax.fori_loop(first + turns * _AT_ONCE, last, one_epoch, carry)
