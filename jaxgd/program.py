@@ -206,6 +206,7 @@ def compiled(function: Callable[..., Any], inputs: PyTree, device: Any, *, alone
 
     Programs are known by their text, not by the function that made it, and what the function closes
     over becomes arguments: so a new function over the same data costs no compilation and no copy.
+    A warning says where it can't run beside others, unless it is to run alone.
     """
     closed, outputs = jax.make_jaxpr(function, return_shape=True)(*inputs)
 
