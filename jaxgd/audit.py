@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgd.descent import norm
-from jaxgd.lanes import Begin, Lanes, Limits, evaluated, length_of, looped, segment_end, within
+from jaxgd.lanes import AT_ONCE, Begin, Lanes, Limits, evaluated, in_turns, segment_end, within
 from jaxgd.outcome import NEVER, Watch, choose, is_finite, look, watch_from
 from jaxgd.program import Explicit, Leaves
 
@@ -152,8 +152,7 @@ def _rerun(one: Explicit, constants: Leaves, begin: Begin, updates, limits: Limi
 
     def a_few(at):
         now, moving = at
-        then = jnp.minimum(now + _UNTIL_A_CHECK, length_of(one))
-        return then, looped(one_epoch, now, then, moving)
+        return now + _UNTIL_A_CHECK, in_turns(one_epoch, now, _UNTIL_A_CHECK // AT_ONCE, moving)
 
     def one_epoch(offset, moving):
         return watched(one, offset, constants, moving, updates, limits, is_each)[0]

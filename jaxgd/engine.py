@@ -167,11 +167,10 @@ def _at_start(
 
 def _with_figures(one: Explicit, lanes: Lanes, constants: Leaves, block: int, limits: Limits) -> Lanes:
     """The lanes, all of which have ended, with the figures that an audit finds; constants are as they came."""
-    first = lanes.last.begin.first  # those that ended together are audited together, and stop together
-    apart = jnp.any(first[1:] < first[:-1])
-    lanes = lax.cond(apart, lambda: _permuted(lanes, jnp.argsort(first, stable=True), one.axis), lambda: lanes)
+    if lanes.last.begin.shared:  # those that share the same come into the same blocks
+        lanes = _permuted(lanes, jnp.argsort(lanes.last.begin.first, stable=True), one.axis)
     lanes = lanes._replace(constants=_permuted(constants, lanes.place, one.axis))
-    blocks = jnp.arange(first.size // block)
+    blocks = jnp.arange(lanes.place.size // block)
     found = lax.map(lambda index: audited(one, _cut(lanes, index, block, one.axis), limits), blocks)
 
     def joined(a):  # of [block, ..., lane] or [block, lane, ...]

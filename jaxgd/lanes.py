@@ -12,7 +12,7 @@ from jaxgd.program import Explicit, Leaves
 
 SEGMENT = 50  # epochs between two looks at who has ended; also the longest window
 SEGMENT_OF_BATCHES = 10  # the same, where each epoch makes several updates
-_AT_ONCE = 2  # epochs per turn of a loop, which saves copies; of more, XLA computes each epoch several times
+AT_ONCE = 2  # epochs per turn of a loop, which saves copies; of more, XLA computes each epoch several times
 
 
 class Limits(NamedTuple):
@@ -96,12 +96,17 @@ def segment_end(one: Explicit, first, limits: Limits):
 
 def looped(one_epoch: Callable[[Any, Any], Any], first, last, begin: Any) -> Any:
     """What comes of the epochs from `first` to `last`, several in a turn."""
+    turns = (last - first) // AT_ONCE
+    carry = in_turns(one_epoch, first, turns, begin)
+    return lax.fori_loop(first + turns * AT_ONCE, last, one_epoch, carry)
+
+
+def in_turns(one_epoch: Callable[[Any, Any], Any], first, turns, begin: Any) -> Any:
+    """What comes of so many turns from epoch `first` on."""
 
     def one_turn(turn, carry):
-        for now in range(_AT_ONCE):
-            carry = one_epoch(first + turn * _AT_ONCE + now, carry)
+        for now in range(AT_ONCE):
+            carry = one_epoch(first + turn * AT_ONCE + now, carry)
         return carry
 
-    turns = (last - first) // _AT_ONCE
-    carry = lax.fori_loop(0, turns, one_turn, begin)
-    return lax.fori_loop(first + turns * _AT_ONCE, last, one_epoch, carry)
+    return lax.fori_loop(0, turns, one_turn, begin)

@@ -117,7 +117,8 @@ class Plan:
 
         The sweep alone decides it, not where it runs: so a run goes on anywhere in the boxes it began with.
         """
-        room = max(self.grain, min(self._most, -(-self.lanes // _FEWEST_BATCHES)) // self.grain * self.grain)
+        room = max(self.grain, min(self._most, -(-self.lanes // _FEWEST_BATCHES)))
+        room = 1 << room.bit_length() - 1  # so that blocks fill a program
         chunk = []
         for dimension in reversed(self.dimensions):
             chunk.append(1 if dimension.static else max(1, min(dimension.size, room)))
