@@ -196,6 +196,23 @@ def by_name(table: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
     return found
 
 
+def tried(table: "xarray.Dataset") -> "tuple[xarray.Dataset, str]":
+    """Trials of one name along the hyperparameter that they vary, if that is a number: (table, its dimension)."""
+    if "trial" not in table["outcome"].dims:
+        return table, "trial"
+    columns = {str(name): c.values for name, c in table.coords.items() if name != "trial" and c.dims == ("trial",)}
+    varied = [name for name, values in columns.items() if len({*values[_is_there(values)].tolist()}) > 1]
+    if len(varied) != 1 or columns[varied[0]].dtype.kind not in "iuf":
+        return table, "trial"
+    there = table.isel(trial=np.flatnonzero(_is_there(columns[varied[0]])))  # others may have more of them
+    return there.swap_dims(trial=varied[0]).drop_vars("trial"), varied[0]
+
+
+def _is_there(values: np.ndarray) -> np.ndarray:
+    """Which values of a hyperparameter there are; where one has no such trial, its label is NaN or empty."""
+    return ~np.isnan(values) if values.dtype.kind == "f" else values.astype(str) != ""
+
+
 def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
     """Where convergence and divergence end along one dimension, for each point of the others.
 

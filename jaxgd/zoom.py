@@ -99,6 +99,33 @@ def _check_apart(config: Config, where: str) -> None:
             )
 
 
+def lost_edge(run: runs.Prepared) -> str:
+    """Says so, and what to do, where a look at the edge that has been carried out has none in it; else says nothing.
+
+    The edge lies somewhere between two settings that are neighbours: a look that is narrower than they
+    are apart may miss it.
+    """
+    zoom, table = run.notes["zoom"], store.opened_table(run.folder).load()
+    if zoom["around"] != "edge":
+        return ""
+    finer = [axis for axis in cfg.axes(run.config) if axis.key in zoom["middle"]]
+    ends = {}
+    for owner in dict.fromkeys(axis.optimizer for axis in finer):
+        part = table.sel(optimizer=owner) if owner else table
+        along = {dimension for axis in finer if axis.optimizer == owner for dimension in part[axis.name].dims}
+        diverged, ran = part["outcome"] == DIVERGED, part["outcome"] != PENDING
+        if not (diverged.any(along) & (ran & ~diverged).any(along)).any():
+            ends.setdefault("every lane diverged" if diverged.any() else "no lane diverged", []).append(owner)
+    if not ends:
+        return ""
+    said = [end + f" ({', '.join(filter(None, owners))})" * any(owners) for end, owners in ends.items()]
+    return (
+        f"there is none here any more: {', '.join(said)}. In {zoom['from']} it lies somewhere between two neighbouring "
+        f"settings, and this look, {zoom['factor']:.4g} × finer, missed it. Take a smaller --factor; or more --frames, "
+        "for each of them finds the edge again."
+    )
+
+
 # --- the finer axes ---
 
 

@@ -13,6 +13,7 @@ from jaxgd import config as cfg
 from jaxgd import manifest, ranges, store, zoom
 from jaxgd import run as runs
 from jaxgd.ranges import Axis, ConfigError
+from jaxgd.show import gallery, plots, words
 from jaxgd.table import best
 
 pytestmark = pytest.mark.usefixtures("compiled_in_haste")
@@ -107,6 +108,18 @@ def test_a_series_stays_on_the_edge_and_is_filmed(bowl, monkeypatch):
     assert (last / "report.html").is_file()
 
 
+def test_an_edge_that_is_lost_is_said_to_be(folder):
+    (folder / "rates.toml").write_text(RATES, "utf-8")
+    assert command("run", "rates.toml").code == 0
+    close = command("zoom", "rates", "--around", "edge", "--factor", 10).out
+    assert "diverges from 1.5" in close and "none here any more" not in close
+    far = " ".join(command("zoom", "rates", "--around", "edge", "--factor", 1000).out.split())
+    assert "edge there is none here any more: no lane diverged. In rates-" in far
+    assert "1000 × finer, missed it. Take a smaller --factor; or more --frames" in far
+    again = command("zoom", "rates-edge-1000x", "--around", "edge")
+    assert again.code == 2 and "no setting diverged, so there is no edge" in again.err
+
+
 def test_what_has_no_range_stays_and_what_walks_together_still_does(folder):
     (folder / "mine.py").write_text(
         "import jaxgd\n"
@@ -152,6 +165,14 @@ def test_several_optimizers_each_around_a_place_of_its_own():
     assert window(edge, "optimizers.adam.learning_rate")[:2] == pytest.approx((0.01, 10))
     low, high, _ = window(edge, "optimizers.momentum.learning_rate")
     assert low < 1.9 < high
+    runs.carry_out(edge)
+    table = store.opened_table(edge.folder).load()
+    said = words.came_out(table, "final_cost", finished=True)
+    assert zoom.lost_edge(edge) == "" and any("Momentum, along learning_rate, converges" in one for one in said)
+    assert {"maps", "rates"}.isdisjoint(fits := gallery.fitting(table)) and "optimizers" in fits
+    strips = plots.overview(table).axes
+    assert [strip.get_xlabel() for strip in strips] == ["", "learning_rate"]
+    assert "edge" in strips[0].get_legend_handles_labels()[1] and strips[0].get_xlim() != strips[1].get_xlim()
     assert {*zoom.closer(run.folder, "best", 2).notes["zoom"]["middle"]} == {
         "optimizers.momentum.learning_rate",
         "optimizers.adam.learning_rate",

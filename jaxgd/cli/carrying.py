@@ -123,7 +123,10 @@ def zoom(
         folders.append(prepared.folder)
         if frame < frames:
             console().print(f"{frame} of {frames}  {plain(prepared.folder)}", soft_wrap=True)
-    if frames > 1:
+        if lost := zooming.lost_edge(prepared):
+            console().print(f"[bold]edge   [/]  {plain(lost)}")
+            break  # there is no way on
+    if len(folders) > 2:
         shown = gallery.filmed(folders)
         console().print(f"[bold]film   [/]  {plain(shown)}", soft_wrap=True)
     if open:

@@ -29,7 +29,7 @@ def fitting(
 ) -> dict[str, Callable[[], Figure]]:
     """The figures that say something of a run, by name, each as a function that draws it; the overview first."""
     dims = [str(d) for d in table["outcome"].dims]
-    along = [d for d in dims if is_axis(table, d) and d != "trial"]
+    along = [d for d in dims if is_axis(table, d)]
     several = any(table[d].dtype.kind not in "iuf" and table.sizes[d] > 1 for d in dims)
     found: dict[str, Callable[[], Figure]] = {"overview": lambda: plots.overview(table, paths, title)}
     if surface is not None and surface["cost"].ndim == 2:

@@ -14,10 +14,12 @@ from jaxgd.show.scales import has, is_log, longest, rows
 from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, RC, titled
 from jaxgd.show.tables import is_axis
 from jaxgd.show.terrain import last_costs, representative, words
-from jaxgd.table import REPLICATES, best, edges, selected_by
+from jaxgd.table import REPLICATES, best, edges, selected_by, tried
 
 if TYPE_CHECKING:
     import xarray
+
+Rows = dict[str, "xarray.Dataset"]  # by name
 
 _MOST_POINTS = 20_000  # drawn along one axis; beyond it they only hide each other
 _MOST_CURVES = 12
@@ -119,17 +121,16 @@ def final_cost(table: "xarray.Dataset", along: str | None = None, title: str = "
         return _strips(rows(table), along, title)
 
 
-def _strips(rows: dict[str, "xarray.Dataset"], along: str, title: str) -> Figure:
+def _strips(rows: Rows, along: str, title: str) -> Figure:
+    rows, along = _over_one_scale(rows, along)
+    alike = len({table[along].values.tobytes() for table in rows.values()}) == 1  # of a look closer each has its own
     figure = Figure(figsize=(8, 1.2 + 2.8 * len(rows) if len(rows) < 3 else 1 + 2.1 * len(rows)))
-    every = figure.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    scales = [_scale_of(table, along) for table in rows.values()]
-    if len({label for label, _ in scales}) > 1:  # one scale below all of them
-        scales = [(along, table[along].values) for table in rows.values()]
-    for axes, (name, table), (_, where) in zip(every, rows.items(), scales, strict=True):
-        _strip(axes, table, along, where)
+    every = figure.subplots(len(rows), 1, sharex=alike, sharey=True, squeeze=False)[:, 0]
+    for axes, (name, table) in zip(every, rows.items(), strict=True):
+        _strip(axes, table, along)
         _few_ticks(axes, axes.get_yscale())
         axes.set(title=name, ylabel=table["height"].attrs["label"].replace(" above", "\nabove"))
-    every[-1].set_xlabel(scales[-1][0])
+    every[-1].set_xlabel(along)
     handles = {label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     best_of_all = _best_in_legend(next(iter(rows.values())))
     every_label = (*map(_in_legend, OUTCOMES), "median", best_of_all, "edge", "known limit")
@@ -144,20 +145,18 @@ def _strips(rows: dict[str, "xarray.Dataset"], along: str, title: str) -> Figure
     return titled(figure, title)
 
 
-def _scale_of(table: "xarray.Dataset", along: str) -> tuple[str, np.ndarray]:
-    """What an axis shows, and its values: for trials, the hyperparameter that they vary, if it is a single one."""
-    if along == "trial":
-        varied = [
-            str(c)
-            for c in table.coords
-            if c != along and table[c].dims == ("trial",) and np.isfinite(table[c].values).any()
-        ]
-        if len(varied) == 1:
-            return varied[0], table[varied[0]].values
-    return along, table[along].values
+def _over_one_scale(rows: Rows, along: str) -> tuple[Rows, str]:
+    """The tables over what a picture shows, and its name: for trials the hyperparameter that they vary, if it is a
+    single number and the same for all of them."""
+    found = {name: tried(table) for name, table in rows.items()}
+    scales = {scale for _, scale in found.values()}
+    if along != "trial" or len(scales) > 1:
+        return rows, along
+    return {name: table for name, (table, _) in found.items()}, scales.pop()
 
 
-def _strip(axes: Axes, table: "xarray.Dataset", along: str, scale: np.ndarray) -> None:
+def _strip(axes: Axes, table: "xarray.Dataset", along: str) -> None:
+    scale = table[along].values
     codes, heights = (table[name].transpose(along, ...).values for name in ("outcome", "height"))
     where = np.broadcast_to(scale.reshape(-1, *(1,) * (codes.ndim - 1)), codes.shape).ravel()
     if is_log(scale):
@@ -165,7 +164,6 @@ def _strip(axes: Axes, table: "xarray.Dataset", along: str, scale: np.ndarray) -
     if table["height"].attrs["log"]:
         axes.set_yscale("log")
     some = np.unique(np.linspace(0, codes.size - 1, min(codes.size, _MOST_POINTS)).astype(int))
-    some = some[np.isfinite(where[some])]  # trials that an optimizer doesn't have lie nowhere
     for code, name in enumerate(OUTCOMES):
         here = some[codes.ravel()[some] == code]
         if here.size:
@@ -178,7 +176,7 @@ def _strip(axes: Axes, table: "xarray.Dataset", along: str, scale: np.ndarray) -
     if along not in REPLICATES and along != "trial" and len(scale) > 1:
         _mark_ends(axes, table, along)
     try:
-        winner = _scale_of(best(table), along)[1] if along != "trial" else scale[int(best(table)["trial"])]
+        winner = best(table)[along]
     except ValueError:
         return  # nothing to mark: every lane diverged
     if along not in REPLICATES and len(scale) > 1:
@@ -221,7 +219,7 @@ def optimizers(table: "xarray.Dataset", paths: "xarray.Dataset | None" = None, t
         if panels[0]:
             _best_curves(next(every), table, paths)
         if panels[1]:
-            _lowest_over(next(every), every_name, along)
+            _lowest_over(next(every), *_over_one_scale(every_name, along))
         handles, labels = figure.axes[-1].get_legend_handles_labels()
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
@@ -247,13 +245,15 @@ def _best_curves(axes: Axes, table: "xarray.Dataset", paths: "xarray.Dataset") -
     _keep_in_sight(axes, np.array(heights), "log")
 
 
-def _lowest_over(axes: Axes, rows: dict[str, "xarray.Dataset"], along: str) -> None:
+def _lowest_over(axes: Axes, rows: Rows, along: str) -> None:
     for row, (name, table) in enumerate(rows.items()):
         height = table["height"]
         height = height.median([d for d in height.dims if d in REPLICATES])
         height = height.min([d for d in height.dims if d != along])
         style = {"color": LINES[row % len(LINES)], "linestyle": DASHES[row % len(DASHES)]}
-        axes.plot(table[along].values, height.values, label=name, **style)
+        height = height.sortby(along)
+        axes.plot(height[along].values, height.values, label=name, **style)
     axes.set(xlabel=along, ylabel=table["height"].attrs["label"], title="final cost, what ran away on top")
-    axes.set_xscale("log" if is_log(table[along].values) else "linear")
+    every = np.concatenate([table[along].values for table in rows.values()])
+    axes.set_xscale("log" if is_log(every) else "linear")
     axes.set_yscale("log" if table["height"].attrs["log"] else "linear")

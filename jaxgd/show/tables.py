@@ -12,7 +12,7 @@ from jaxgd.outcome import CONVERGED, OUTCOMES, PENDING
 from jaxgd.ranges import visible
 from jaxgd.show.rates import rate_words
 from jaxgd.show.style import COLOURS, MEANINGS
-from jaxgd.table import METRICS, REPLICATES, best, by_name, edges, epochs_missing, merits
+from jaxgd.table import METRICS, REPLICATES, best, by_name, edges, epochs_missing, merits, tried
 
 if TYPE_CHECKING:
     import xarray
@@ -185,6 +185,7 @@ def _edges(rows: dict[str, "xarray.Dataset"]) -> list[tuple[str, str]]:
     """Where convergence and divergence end along each numeric axis, for each name."""
     found = []
     for name, table in list(rows.items())[:_MOST_NAMES]:
+        table, _ = tried(table)
         axes = [str(d) for d in table["outcome"].dims if is_axis(table, str(d)) and d != "trial"]
         width = max(map(len, axes), default=0)
         for along in axes:

@@ -12,7 +12,7 @@ from jaxgd.ranges import Axis, shown
 from jaxgd.show.style import MEANINGS
 from jaxgd.show.tables import by_name, edge_words, is_axis, met_words, setting, thousands, varies_start
 from jaxgd.surfaces import SURFACES
-from jaxgd.table import best, epochs_missing, merits
+from jaxgd.table import best, epochs_missing, merits, tried
 
 if TYPE_CHECKING:
     import xarray
@@ -261,6 +261,7 @@ def _edges(table: "xarray.Dataset") -> list[str]:
     if len(rows) > _MOST_NAMES:
         return []
     for name, part in rows.items():
+        part, _ = tried(part)
         for along in map(str, part["outcome"].dims):
             if is_axis(part, along) and along != "trial":
                 who = f"{name[:1].upper()}{name[1:]}, along {along}," if name else f"Along {along}, the descent"

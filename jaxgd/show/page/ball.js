@@ -80,7 +80,7 @@ class Ball {
     const balls = this.shown(place);
     if (this.surface) Plotly.newPlot(this.surface, this.flat ? this.flatTraces(balls) : this.solidTraces(balls), this.surfaceLayout(), PLOT_CONFIG);
     const traces = balls.flatMap((ball) => [
-      { type: "scatter", mode: "lines", x: [], y: [], line: { color: ball.colour, width: ball.chosen === false ? 1.5 : 2.5 }, name: plain(ball.name), hovertemplate: "epoch %{x}<br>%{y:.6g}<extra></extra>" },
+      { type: "scatter", mode: "lines", x: [], y: [], line: { color: ball.colour, width: widthOf(ball) }, name: plain(ball.name), hovertemplate: "epoch %{x}<br>%{y:.6g}<extra></extra>" },
       { type: "scatter", mode: "markers", x: [], y: [], marker: { color: ball.colour, size: 11, line: { color: colourOf("panel"), width: 2 } }, cliponaxis: false, showlegend: false, hoverinfo: "skip" },
     ]);
     const { log } = this, range = this.costRange();
@@ -93,6 +93,7 @@ class Ball {
       legend: { x: 1, xanchor: "right", y: 1, yanchor: "top", bgcolor: "rgba(0,0,0,0)", font: { size: 11 } },
     }), PLOT_CONFIG);
     this.built = balls.length;
+    this.rolled = this.onCurves = null;
   }
 
   solidTraces(balls) {
@@ -170,10 +171,11 @@ class Ball {
 
   // --- what moves ---
 
-  // Draws every ball at a record, and its path up to it; with `path`, the cost curves too.
-  draw(place, record, path) {
+  // Draws every ball at a record, and its path up to it. What is there already stays: to draw the surface takes longest.
+  draw(place, record) {
     const balls = this.shown(place);
     if (balls.length !== this.built) this.build(place);
+    const paths = balls.map(({ path }) => path).join(), rolled = `${paths} at ${record}`;
     const epochs = this.grid.paths.epochs, count = epochs.length;
     const marks = { x: [], y: [] }, curves = { x: [], y: [] }, trails = { x: [], y: [], z: [] }, heads = { x: [], y: [], z: [] };
     let away = false;
@@ -196,11 +198,13 @@ class Ball {
       }
     }
     const odds = balls.map((_, i) => 2 * i + 1);
-    if (path) {
+    const widths = balls.map(widthOf), drawn = `${paths}; ${widths}`;
+    if (drawn !== this.onCurves) {
       const both = (key) => curves[key].flatMap((curve, i) => [curve, marks[key][i]]); // each ball's trace follows its curve's
-      Plotly.update(this.curve, { x: both("x"), y: both("y") }, { "xaxis.range": [0, this.settled(balls)] });
-    } else Plotly.restyle(this.curve, marks, odds);
-    if (this.surface) this.drawOnSurface(trails, heads, balls.length);
+      Plotly.update(this.curve, { x: both("x"), y: both("y"), "line.width": widths.flatMap((width) => [width, 0]) }, { "xaxis.range": [0, this.settled(balls)] });
+    } else if (rolled !== this.rolled) Plotly.restyle(this.curve, marks, odds);
+    if (this.surface && rolled !== this.rolled) this.drawOnSurface(trails, heads, balls.length);
+    [this.onCurves, this.rolled] = [drawn, rolled];
     this.say(place, record, balls, away);
   }
 
@@ -298,6 +302,11 @@ class Ball {
     const eye = { x: radius * Math.cos(rise) * Math.cos(angle), y: radius * Math.cos(rise) * Math.sin(angle), z: radius * Math.sin(rise) };
     Plotly.relayout(this.surface, { "scene.camera.eye": eye });
   }
+}
+
+// The one that is chosen stands out.
+function widthOf({ chosen }) {
+  return chosen === false ? 1.5 : 3;
 }
 
 // Between which two of sorted values another lies, and how far along.

@@ -96,10 +96,10 @@ class Lab {
       }
       const said = [...grid.setting(place), ...figuresOf(grid, place)];
       this.section.querySelector(".figures").replaceChildren(...said.map(([name, value]) => described(name, value)));
-      this.maps.draw(place);
+      requestAnimationFrame(() => this.maps.draw(this.place)); // the ball first
     }
     if (this.ball) {
-      this.ball.draw(place, this.record, this.stale);
+      this.ball.draw(place, this.record);
       if (epoch) {
         const epochs = grid.paths.epochs, text = `${epochs[this.record]} of ${epochs.at(-1)}`;
         epoch.value = this.record;
