@@ -15,6 +15,7 @@ from jaxgd import landscape, store, table
 from jaxgd import plan as plans
 from jaxgd.descent import Descent, History, norm, opened
 from jaxgd.outcome import choose, named
+from jaxgd.program import compiled
 
 if TYPE_CHECKING:
     import xarray
@@ -116,15 +117,14 @@ def _replayed(
 ) -> dict[str, np.ndarray]:
     """Records [lane, record] by name of the lanes of one program, a block of them side by side."""
     size = min(len(lanes), plan.block)
-    records = []
     with jax.enable_x64(plan.x64), plans.plain_words():
         recorded = partial(_recorded, plans.bound(plan, static), epochs)
-        program = jax.jit(jax.vmap(recorded, (0, 0, None)))
-        for first in range(0, len(lanes), size):
-            block = np.minimum(np.arange(first, first + size), len(lanes) - 1)  # padded: one program does for all
-            history = program(ended[block], plans.points(plan, [lanes[i] for i in block]), plane and plane[:2])
-            records.append(jax.tree.map(lambda a, first=first: np.asarray(a)[: len(lanes) - first], history))
-    history = jax.tree.map(lambda *blocks: np.concatenate(blocks), *records)
+        many = jax.vmap(recorded, (0, 0, None))
+        blocks = [np.minimum(first + np.arange(size), len(lanes) - 1) for first in range(0, len(lanes), size)]
+        given = [(ended[block], plans.points(plan, [lanes[i] for i in block]), plane and plane[:2]) for block in blocks]
+        program = compiled(many, given[0], jax.local_devices()[0], alone=True)  # padded: one does for all blocks
+        records = [jax.tree.map(np.asarray, program.run(*inputs)) for inputs in given]
+    history = jax.tree.map(lambda *blocks: np.concatenate(blocks)[: len(lanes)], *records)
     return {
         "cost": history.cost,
         "gradient_norm": history.gradient_norm,

@@ -201,11 +201,12 @@ class Program(NamedTuple):
     calls_back: bool
 
 
-def compiled(function: Callable[..., Any], inputs: PyTree, device: Any) -> Program:
+def compiled(function: Callable[..., Any], inputs: PyTree, device: Any, *, alone: bool = False) -> Program:
     """A function compiled for inputs of these shapes and dtypes; the same program is compiled once.
 
     Programs are known by their text, not by the function that made it, and what the function closes
     over becomes arguments: so a new function over the same data costs no compilation and no copy.
+    A warning says where it can't run beside others, unless it is to run alone.
     """
     closed, outputs = jax.make_jaxpr(function, return_shape=True)(*inputs)
 
@@ -213,7 +214,7 @@ def compiled(function: Callable[..., Any], inputs: PyTree, device: Any) -> Progr
         return jax.core.eval_jaxpr(closed.jaxpr, constants, *leaves)
 
     calls = calls_back(closed.jaxpr)
-    if calls:
+    if calls and not alone:
         warnings.warn("the cost calls back into Python, which runs one lane at a time: one worker only", stacklevel=2)
     place = jax.sharding.SingleDeviceSharding(device)
     # Unused arguments stay: left out of the text, they would make one program of two that take different ones.

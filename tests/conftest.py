@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # of the commands that tests run: the user's cache is left alone
@@ -12,6 +13,10 @@ from haste import in_haste  # noqa: E402
 hypothesis.settings.register_profile("jaxgd", deadline=None)  # the first example compiles
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=10_000)
 hypothesis.settings.load_profile("jaxgd")
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what is loaded by now stays: the many collections while JAX traces need not look at it
 
 
 @pytest.fixture(params=["float32", "float64"])

@@ -11,6 +11,8 @@ from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, TRAPPED
 from jaxgd.show import animation
 from jaxgd.show.style import COLOURS
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 
 def bowl(axes):
     """The surface of Σ x², over one axis or two."""

@@ -18,6 +18,8 @@ from jaxgd import cli, files, run, store
 from jaxgd.names import optimizers
 from jaxgd.surfaces import SURFACES
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 OWN_COST = PARABOLA.replace('expression = "x**2 + 5"', 'function = "model:cost"')
 OWN_LANE = """
 [lane]

@@ -11,6 +11,8 @@ from jaxgd.compare import compared, expected_best, expected_minimum
 from jaxgd.outcome import DESCENDING, DIVERGED, PENDING
 from jaxgd.show.comparison import _cells, _escaped
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 
 def results(costs, dims, coords, **more):
     costs = np.array(costs, float)
@@ -141,7 +143,7 @@ optimizers.adam.b1 = { values = [0.5, 0.9] }
 """
 
 
-def test_the_command_says_who_is_best_and_draws_the_curves(tmp_path, monkeypatch, compiled_in_haste):
+def test_the_command_says_who_is_best_and_draws_the_curves(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "race.toml").write_text(RACE)
     assert command("run", "race.toml").code == 0

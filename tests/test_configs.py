@@ -14,6 +14,8 @@ from jaxgd import lane, table
 from jaxgd.outcome import CONVERGED, DIVERGED, TRAPPED
 from jaxgd.sweep import carried_out
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 FIGURES = {  # beside the overview
     "lesson": "valley",
     "learning_rates": "valley curves",
@@ -63,10 +65,10 @@ def test_it_opens_with_what_it_shows_and_is_good(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_it_runs_small(name, folder, compiled_in_haste):
+def test_it_runs_small(name, folder):
     axes = cfg.axes(cfg.read(CONFIGS[name]))
     small = [f"sweep.{axis.key}={{{axis.word}={[*axis.numbers[:2], 3]}}}" for axis in axes]
-    words = [word for setting in ["run.epochs=5", "record.paths=1", *small] for word in ("--set", setting)]
+    words = [word for setting in ["run.epochs=2", "record.paths=1", *small] for word in ("--set", setting)]
     answer = command("run", CONFIGS[name], *words)
     assert answer.code == 0 and answer.err == ""
     assert cfg.read(CONFIGS[name]).title in answer.out

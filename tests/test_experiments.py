@@ -6,6 +6,8 @@ import pytest
 
 from experiments import chaotic_rates, digits, edge_of_stability, hypergradients, momentum_phases, trainability_boundary
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 
 @pytest.fixture(autouse=True, scope="module")
 def float64():
@@ -53,7 +55,7 @@ def test_momentum_phases(tmp_path, capsys):
     assert drawn(tmp_path / "momentum_phases.png") and "0.818182" in capsys.readouterr().out
 
 
-def test_digits(tmp_path, capsys, compiled_in_haste):
+def test_digits(tmp_path, capsys):
     """At a tiny size: jaxgd and the way by hand descend alike, and a rate is chosen."""
     size = ["--rates", "3", "--seeds", "2", "--epochs", "2", "--batch", "256", "--repeats", "1", "--sample", "2"]
     found = digits.main([*size, "--out", str(tmp_path)])
@@ -78,11 +80,12 @@ def test_trainability_boundary(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", trainability_boundary.CONDITIONS)
 def test_trainings_are_those_of_a_plain_loop(name):
-    condition, width, epochs, rates = trainability_boundary.CONDITIONS[name], 3, 25, (0.5, 3.0)
+    condition, width, epochs, rates = trainability_boundary.CONDITIONS[name], 3, 30, (0.5, 3.0)
     lane = trainability_boundary.lane_of(condition, width, epochs)
-    value = trainability_boundary._strip(lane, np.array(rates[1:]), np.array(rates[:1]), epochs)
+    across, up = (np.full(24, rate) for rate in rates)  # as many as in the study above, whose program does for them
+    values = trainability_boundary._strip(lane, up, across, epochs)
     costs = plain_costs(condition, width, epochs, *rates)
-    np.testing.assert_allclose(value, trainability_boundary.measure(costs)[None, None], rtol=1e-9)
+    np.testing.assert_allclose(values, np.full((24, 24), trainability_boundary.measure(costs)), rtol=1e-9)
 
 
 def plain_costs(condition, width, epochs, rate_in, rate_out):

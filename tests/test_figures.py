@@ -26,6 +26,8 @@ from jaxgd import landscape
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, OSCILLATING, OUTCOMES, TRAPPED
 from jaxgd.show import atlas, display, gallery, notebook, plots, style, terrain
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 RATES = np.geomspace(1e-3, 10, 6)
 
 

@@ -5,6 +5,7 @@ By hypothesis' own choice of examples; more with `--hypothesis-profile=thorough`
 """
 
 import os
+import tempfile
 
 import pytest
 from command import command
@@ -55,7 +56,11 @@ def test_damaged_files_are_refused_or_done_again(capsys):
     assert "redone" in capsys.readouterr().out
 
 
-def test_kills_lose_nothing(monkeypatch):
+def test_kills_lose_nothing(monkeypatch, tmp_path):
+    """The runs share what they compile, in haste: where they are killed, they are at work."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "1")
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     fewer = durability.CONFIG.replace("[64]", "[8]") + "[record]\npaths = 0\n"
     monkeypatch.setattr(durability, "CONFIG", fewer)
     (killed,) = durability.main(["--kills", "1"])

@@ -17,6 +17,8 @@ from jaxgd.surfaces import SURFACES
 from jaxgd.sweep import carried_out
 from jaxgd.table import best_lanes
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 
 def paths_of(points, costs=None, outcomes=None):
     """Paths [path, epoch, param] as a run keeps them."""

@@ -19,6 +19,8 @@ from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, PENDING
 from jaxgd.stability import gradient_descent_limit, nesterov_limit, polyak_limit, sharpness
 from jaxgd.surfaces import chaotic
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 RULES = {
     "gradient descent": (
         lambda rate, beta: jaxgd.gradient_descent(rate),

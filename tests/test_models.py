@@ -9,6 +9,8 @@ import pytest
 import jaxgd
 from jaxgd.networks import MLP
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
 Y = np.sin(X.sum(1, keepdims=True))
 RATES = np.array([0.01, 0.05], np.float32)

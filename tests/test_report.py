@@ -20,6 +20,8 @@ from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, PENDING, TRAPPED
 from jaxgd.show import report, words
 from jaxgd.show.relief import relief
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 CONTENT = {
     "title": "A valley",
     "cost": {"expression": "x**2 + 5", "minimum": 5.0},

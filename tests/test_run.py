@@ -19,6 +19,8 @@ from jaxgd.config import ConfigError
 from jaxgd.outcome import DIVERGED
 from jaxgd.plan import Plan
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 SWEEP = f"""
 title = "a sweep"
 {lasting(30, PARABOLA)}

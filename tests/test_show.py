@@ -12,6 +12,8 @@ from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, OSCILLATING,
 from jaxgd.show import plots, rates, style, tables
 from jaxgd.table import COUNTS
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 RATES = np.geomspace(1e-3, 10, 24)
 KNOWN_MINIMA = [[3.0, 2.0], [-2.8, 3.1], [-3.8, -3.3], [3.6, -1.8]]
 

@@ -17,6 +17,13 @@ from experiments.throughput.with_numpy import VALUE_AND_GRADS
 from experiments.throughput.worker import PeerError, worker
 from experiments.throughput.workloads import COSTS, WORKLOADS, axes, lanes_of, sampled, sized
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
+
+@pytest.fixture(autouse=True)
+def workers_in_haste(monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 
 def is_a_picture(path):
     with Image.open(path) as image:
