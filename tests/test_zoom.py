@@ -113,10 +113,10 @@ def test_an_edge_that_is_lost_is_said_to_be(folder):
     assert command("run", "rates.toml").code == 0
     close = command("zoom", "rates", "--around", "edge", "--factor", 10).out
     assert "diverges from 1.5" in close and "none here any more" not in close
-    far = " ".join(command("zoom", "rates", "--around", "edge", "--factor", 1000).out.split())
+    far = " ".join(command("zoom", "rates", "--around", "edge", "--factor", 500).out.split())
     assert "edge there is none here any more: no lane diverged. In rates-" in far
-    assert "1000 × finer, missed it. Take a smaller --factor; or more --frames" in far
-    again = command("zoom", "rates-edge-1000x", "--around", "edge")
+    assert "500 × finer, missed it. Take a smaller --factor; or more --frames" in far
+    again = command("zoom", "rates-edge-500x", "--around", "edge")
     assert again.code == 2 and "no setting diverged, so there is no edge" in again.err
 
 
@@ -170,7 +170,7 @@ def test_several_optimizers_each_around_a_place_of_its_own():
     said = words.came_out(table, "final_cost", finished=True)
     assert zoom.lost_edge(edge) == "" and any("Momentum, along learning_rate, converges" in one for one in said)
     assert {"maps", "rates"}.isdisjoint(fits := gallery.fitting(table)) and "optimizers" in fits
-    strips = plots.overview(table).axes
+    strips = plots.overview(table.isel(x=0)).axes
     assert [strip.get_xlabel() for strip in strips] == ["", "learning_rate"]
     assert "edge" in strips[0].get_legend_handles_labels()[1] and strips[0].get_xlim() != strips[1].get_xlim()
     assert {*zoom.closer(run.folder, "best", 2).notes["zoom"]["middle"]} == {
