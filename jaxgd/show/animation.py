@@ -169,7 +169,7 @@ def film(surface: "xarray.Dataset", paths: "xarray.Dataset", shown: Sequence[Pan
         figure.suptitle(title, x=0.02, y=1 - 0.08 / tall, va="top", ha="left", fontsize=12, wrap=True)
         counter = figure.text(0.98, 1 - 0.1 / tall, "", ha="right", va="top", fontsize=11, animated=True)
         movers = [
-            _stage(figure, (1, len(shown), place), surface, at[panel.balls], panel, _colours(paths, panel))
+            _stage(figure, (1, len(shown), place), surface, paths, at[panel.balls], panel)
             for place, panel in enumerate(shown, 1)
         ]
         edges = {"top": 1 - (_HEAD + words) / tall, "bottom": _FOOT / tall, "right": 0.97}
@@ -221,24 +221,36 @@ def _stage(
     figure: Figure,
     grid: tuple[int, int, int],
     surface: "xarray.Dataset",
+    paths: "xarray.Dataset",
     ways: np.ndarray,
     panel: Panel,
-    colours: list[str],
 ) -> Move:
-    """Draws what stands still of a panel; returns what draws the balls on their ways [ball, record, axis]."""
-    flat = surface["cost"].ndim == 1
+    """Draws what stands still of a panel; returns what draws the balls on their ways [ball, record, axis].
+
+    On a slice a ball has its own cost for its height, as its other params may lie elsewhere.
+    """
+    flat, colours = surface["cost"].ndim == 1, _colours(paths, panel)
     raised = not flat and not panel.names and len(ways) <= _MOST_RAISED
     axes = figure.add_subplot(*grid, projection="3d" if raised else None)
     lines = panel.title.rsplit(": ", 1) if len(panel.title) > _LETTERS else [panel.title]
     axes.set_title("\n".join(lines), fontsize=10, wrap=True, pad=14 if flat and len(lines) == 1 else 6)
     axes.set_xlabel(_called(surface["x"]))
-    ground = _curve if flat else _relief if raised else _contours
-    height = ground(axes, surface, first=grid[2] == 1)
+    draw = _curve if flat else _relief if raised else _contours
+    height = draw(axes, surface, first=grid[2] == 1)
     if panel.names:
         handles = [axes.plot([], [], "o", color=colour)[0] for colour in colours]
         place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "ncols": _columns(panel)}
         axes.legend(handles, panel.names, fontsize=8, handletextpad=0.2, columnspacing=1.2, **place)
+    if raised and _is_slice(surface):
+        ground = relief(surface["cost"].values, None)
+        own = ground.of(paths["cost"].values[panel.balls])
+        own = np.where(own <= ground.high, own, np.nan)  # out of sight
+        ways, height = np.concatenate([ways, own[..., None]], axis=-1), None
     return _rolling(axes, ways, colours, height)
+
+
+def _is_slice(surface: "xarray.Dataset") -> bool:
+    return surface["cost"].attrs["kind"] != "params"
 
 
 def _columns(panel: Panel) -> int:
@@ -283,26 +295,25 @@ def _relief(axes: Axes, surface: "xarray.Dataset", first: bool) -> Height:
     axes.plot_surface(*np.meshgrid(x, y), heights, cmap="Greys_r", rcount=60, ccount=60, linewidth=0, alpha=0.9)
     axes.set(ylabel=_called(surface["y"]), xlim=x[[0, -1]], ylim=y[[0, -1]], zticklabels=[])
     axes.view_init(elev=42, azim=-70)
-    is_slice = surface["cost"].attrs["kind"] != "params"
-    axes.set_box_aspect(
-        None, zoom=0.98 if is_slice else 1.2
-    )  # the names of directions are long, and hang out of the box
-    axes.yaxis.labelpad = 9 if is_slice else 4
+    axes.set(zlim=(low, high))
+    axes.set_box_aspect(None, zoom=0.98 if _is_slice(surface) else 1.2)  # the names of directions are long
+    axes.yaxis.labelpad = 9 if _is_slice(surface) else 4
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(4))
-    axes.text2D(0.02, 0.95, "height: the cost", transform=axes.transAxes, fontsize=8, color="#666666")
+    said = "height: the cost; a ball may hang above the slice" if _is_slice(surface) else "height: the cost"
+    axes.text2D(0.02, 0.95, said, transform=axes.transAxes, fontsize=8, color="#666666")
     over = RegularGridInterpolator((y, x), heights + 0.02 * (high - low), bounds_error=False)
     return lambda places: over(places[..., ::-1])
 
 
 def _rolling(axes: Axes, ways: np.ndarray, colours: list[str], height: Height | None) -> Move:
     """Draws balls with the ways behind them; a ball that has ended stays, one that is out of sight is gone."""
-    last = [np.flatnonzero(np.isfinite(way).all(axis=1))[-1] for way in ways]
+    last = [np.flatnonzero(np.isfinite(way[:, :2]).all(axis=1))[-1] for way in ways]
     many, curve = len(ways) > 12, ways.shape[2] == 1
-    empty = [[]] * (2 if curve or height is None else 3)
+    empty = [[]] * (3 if axes.name == "3d" else 2)
     dots = {"linestyle": "", "marker": "." * (not many), "markersize": 3}
-    extent = np.array([axes.get_xlim(), axes.get_ylim()])[: ways.shape[2]]
-    lines = [dots if curve else {"linewidth": 0.7 if many or _swings(way, extent) else 1.4} for way in ways]
+    extent = np.array([axes.get_xlim(), axes.get_ylim()])
+    lines = [dots if curve else {"linewidth": 0.7 if many or _swings(way[:, :2], extent) else 1.4} for way in ways]
     ball = {"marker": "o", "linestyle": "", "markeredgecolor": "white", "markeredgewidth": 0.8}
     trails = [
         axes.plot(*empty, color=colour, alpha=0.7, animated=True, **line)[0]

@@ -22,6 +22,11 @@ class Relief(NamedTuple):
     low: float  # of the picture's scale
     high: float
 
+    def of(self, costs: Any) -> np.ndarray:
+        """Heights at which costs are drawn; NaN where there is none."""
+        costs = np.where(np.isfinite(costs), costs, np.nan).astype(float)
+        return np.log10(np.maximum(costs - self.base, self.least)) if self.log else costs
+
 
 def relief(cost: np.ndarray, minimum: float | None, flat: float = _FLAT) -> Relief:
     """Heights of a surface; logarithmic if it would else look like a plain with a wall around it.

@@ -72,11 +72,6 @@ class Ground:
         if not np.isfinite(costs).any():
             self.said += ": no finite cost here"
 
-    def of(self, costs: Any) -> np.ndarray:
-        """Heights at which costs are drawn; NaN where there is none."""
-        costs = np.where(np.isfinite(costs), costs, np.nan).astype(float)
-        return np.log10(np.maximum(costs - self.relief.base, self.relief.least)) if self.relief.log else costs
-
     def holds(self, positions: np.ndarray) -> np.ndarray:
         """Which of positions [..., axis] lie in the picture."""
         scales = [scale for scale in (self.x, self.y) if scale is not None]
@@ -88,7 +83,7 @@ class Ground:
 def draw_ground(axes: Axes, ground: Ground) -> None:
     """Surface, contours or curve, its minima, and what the axes are."""
     relief, (low, high) = ground.relief, ground.relief[-2:]
-    minima, costs = ground.surface["minima"].values, ground.of(ground.surface["minimum_cost"].values)
+    minima, costs = ground.surface["minima"].values, ground.relief.of(ground.surface["minimum_cost"].values)
     star = {"marker": "*", "color": "black", "markeredgecolor": "white", "markersize": 13, "linestyle": "none"}
     axes.set_xlabel(_wrapped(ground.surface["x"].attrs["long_name"]))
     if not ground.is_plane:
@@ -261,7 +256,7 @@ def lift(axes: Axes, ground: Ground, ball: Ball, upto: int | None = None, thin: 
     positions, costs = ball.positions[: None if upto is None else upto + 1], ball.costs
     there = np.isfinite(positions).all(axis=1)
     columns = [column[there] for column in positions.T]
-    heights = ground.of(costs[: len(positions)])[there]
+    heights = ground.relief.of(costs[: len(positions)])[there]
     scales = [scale for scale in (ground.x, ground.y) if scale is not None]
     steps = np.diff(np.stack(columns), axis=1) / [[scale[-1] - scale[0]] for scale in scales]
     swings = np.linalg.norm(steps, axis=0).sum() > _RESTLESS
