@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import contextlib
 import gc
 import os
 
@@ -27,7 +28,7 @@ def precision(request):
 
 
 @pytest.fixture
-def compiled_in_haste():
-    """Programs that run slowly but compile in half the time, where a test compiles many."""
-    with in_haste():
+def compiled_in_haste(request):
+    """Programs that run slowly but compile in half the time, where a test compiles many; but not where it runs long."""
+    with contextlib.nullcontext() if request.node.get_closest_marker("runs_long") else in_haste():
         yield

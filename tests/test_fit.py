@@ -20,6 +20,8 @@ from jaxgd.networks import MLP
 from jaxgd.plan import fingerprint
 from jaxgd.sweep import in_memory
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 SPIRAL = """
 [data]
 name = "spirals"

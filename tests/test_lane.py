@@ -19,6 +19,8 @@ from jaxgd.descent import opened
 from jaxgd.surfaces import SURFACES
 from jaxgd.sweep import carried_out
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 PLAIN = {
     "cost": {"expression": "x**2 + 5", "minimum": 5},
     "start": {"x": 3.0},

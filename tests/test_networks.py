@@ -8,6 +8,8 @@ import pytest
 
 from jaxgd.networks import ACTIVATIONS, INITIALISATIONS, LOSSES, MLP
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 ROWS = 12
 INPUTS = np.random.default_rng(0).normal(size=(ROWS, 5))
 LABELS = np.arange(ROWS) % 3

@@ -24,6 +24,8 @@ from jaxgd.outcome import (
 )
 from jaxgd.surfaces import SURFACES
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 EPOCHS = (1, 2, 3, 49, 50, 51, 100, 149, 1000)
 STARTS = (9000.0, -3.0)
 

@@ -13,6 +13,8 @@ from jaxgd import stability
 from jaxgd.stability import known_limit, sharpness
 from jaxgd.surfaces import SURFACES
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 EPS = np.finfo(float).eps
 
 

@@ -20,6 +20,8 @@ from jaxgd import files, manifest, store, table
 from jaxgd.plan import Plan, fingerprint, lanes_of, planned
 from jaxgd.sweep import carried_out
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
+
 RATES = np.geomspace(1e-3, 3, 150)
 EPOCHS = 20
 
