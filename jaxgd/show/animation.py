@@ -300,7 +300,7 @@ def _relief(axes: Axes, surface: "xarray.Dataset", first: bool) -> Height:
     axes.yaxis.labelpad = 9 if _is_slice(surface) else 4
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(4))
-    said = "height: the cost; a ball may hang above the slice" if _is_slice(surface) else "height: the cost"
+    said = "height: the cost; a ball may lie off the slice" if _is_slice(surface) else "height: the cost"
     axes.text2D(0.02, 0.95, said, transform=axes.transAxes, fontsize=8, color="#666666")
     over = RegularGridInterpolator((y, x), heights + 0.02 * (high - low), bounds_error=False)
     return lambda places: over(places[..., ::-1])

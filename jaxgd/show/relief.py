@@ -89,5 +89,5 @@ def _note(names: list[str], kind: str, at: str) -> str:
     said = []
     if kind != "params":
         said.append(f"A slice through more params than a picture has room for: {' and '.join(names)}.")
-        said.append("The ball is drawn at its own cost, so it may hang above the slice.")
+        said.append("The ball is drawn at its own cost, so it may lie above or below the slice.")
     return " ".join(said + ([f"The cost is that at {at}."] if at else []))
