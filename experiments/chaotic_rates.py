@@ -23,6 +23,7 @@ PUBLISHED = (
 )
 PUBLISHED_SLOPE, PUBLISHED_ERROR = 0.83748, 0.00421
 HIGHEST = 1.5
+_LOST = 1e16  # a cost from which no lane comes back: its next step leads some 1e16 away
 _PART = 1 << 18  # lanes at a time: what is kept of them is one bit
 
 
@@ -39,7 +40,7 @@ def lane(learning_rate):
 
 def diverges(rates: np.ndarray, epochs: int = 1000) -> np.ndarray:
     """Whether the final cost of each rate exceeds 1e8 or is not a number."""
-    table = jaxgd.sweep(lane, {"learning_rate": rates}, epochs=epochs)
+    table = jaxgd.sweep(lane, {"learning_rate": rates}, epochs=epochs, ceiling=_LOST)
     return (table["final_cost"].values > 1e8) | ~np.isnan(table["diverged_epoch"].values)
 
 

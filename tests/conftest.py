@@ -29,6 +29,6 @@ def precision(request):
 
 @pytest.fixture
 def compiled_in_haste(request):
-    """Programs that run slowly but compile in half the time, where a test compiles many; but not where it runs long."""
-    with contextlib.nullcontext() if request.node.get_closest_marker("runs_long") else in_haste():
+    """Programs that run slowly but compile in half the time, where many are compiled; not if marked as compiled_well."""
+    with contextlib.nullcontext() if request.node.get_closest_marker("compiled_well") else in_haste():
         yield

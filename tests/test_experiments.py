@@ -22,6 +22,7 @@ def drawn(path):
     return path.is_file() and path.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.compiled_well
 def test_chaotic_rates(tmp_path, capsys):
     counts, slope = chaotic_rates.main(["--k", "9", "--out", str(tmp_path)])
     assert counts == list(chaotic_rates.PUBLISHED[:10])
@@ -29,6 +30,7 @@ def test_chaotic_rates(tmp_path, capsys):
     assert drawn(tmp_path / "chaotic_rates.png") and "published" in capsys.readouterr().out
 
 
+@pytest.mark.compiled_well
 def test_chaotic_rates_part_by_part(monkeypatch):
     whole = chaotic_rates.changes(7)
     monkeypatch.setattr(chaotic_rates, "_PART", 16)

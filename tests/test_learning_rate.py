@@ -85,7 +85,7 @@ QUADRATICS = {
 }
 
 
-@pytest.mark.runs_long
+@pytest.mark.compiled_well
 @pytest.mark.parametrize("rule", RULES)
 @given(**QUADRATICS)
 @settings(deadline=None, max_examples=3)

@@ -16,6 +16,7 @@ Y = np.sin(X.sum(1, keepdims=True))
 RATES = np.array([0.01, 0.05], np.float32)
 
 
+@pytest.mark.compiled_well
 def test_a_rate_for_each_layer_by_prefix_and_by_partition():
     """jaxgd's rules take a prefix of the params as their rate; any other optimizer goes through optax.partition."""
     network = MLP((3, 4, 1), loss="squared_error")
