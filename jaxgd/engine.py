@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgd.audit import Seen, audited, epoch_of_low, figures, unseen, updates_made, watched
 from jaxgd.descent import Descent, norm
-from jaxgd.lanes import Begin, Lanes, Last, Limits, each, evaluated, length_of, looped, segment_end, within
+from jaxgd.lanes import Begin, Lanes, Last, Limits, evaluated, length_of, looped, segment_end, within
 from jaxgd.outcome import NEVER, choose
 from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 
@@ -41,7 +41,7 @@ def block_size_of(lane_bytes: int, arrays: int, work: float, platform: str) -> i
     """
     if platform != "cpu":
         return _power_of_two(_CACHE_BYTES * _MOST_ELSEWHERE // _MOST // max(1, lane_bytes), _MOST_ELSEWHERE)
-    return min(block_size(lane_bytes), _power_of_two(int(_LAUNCH * arrays / max(1, work)), _MOST))
+    return min(block_size(lane_bytes), _power_of_two(int(_LAUNCH * arrays / work), _MOST))
 
 
 def _power_of_two(lanes: int, most: int) -> int:
@@ -159,7 +159,7 @@ def _at_start(
         unknown = jax.eval_shape(lambda: figures(one, lanes, lanes, watch, shared, none, cost, limits))
         lanes = lanes._replace(figures=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), unknown))
     else:
-        begin = _each_begin(Begin(jnp.int32(0), lanes.params, lanes.state, shared, cost), one.axis)
+        begin = _each_begin(_begin_of(lanes, jnp.int32(0), shared), one.axis)
         never = begin._replace(first=jnp.full_like(place, NEVER))
         lanes = lanes._replace(lowest=begin, last=Last(never, cost, jnp.zeros_like(place, bool)))
     return lanes, {"start_cost": cost, "start_gradient_norm": gradient_norm}
@@ -297,7 +297,7 @@ def _segments(one: Explicit, lanes: Lanes, goes, shared: Leaves, slot, first, un
     def one_more(segment: _Segment) -> _Segment:
         first, lanes, shared = segment.last, segment.lanes, segment.shared
         last = segment_end(one, first, limits)
-        begin = Begin(first, lanes.params, lanes.state, shared, lanes.best_cost)
+        begin = _begin_of(lanes, first, shared)
         move = _looked_at if one.has_data else _truth
         moved, after, slot, seen = move(one, lanes, shared, segment.slot, first, last, limits)
         ended = goes & ~(within(moved.best_cost, limits) & within(evaluated(one, moved, after)[0], limits))
@@ -311,9 +311,9 @@ def _segments(one: Explicit, lanes: Lanes, goes, shared: Leaves, slot, first, un
         repeats = goes & ~ended & _repeats(one, begin, moved, after, last, limits)
         return _Segment(last, slot, begin, after, moved, ended, repeats, seen)
 
-    begin = Begin(first, lanes.params, lanes.state, shared, lanes.best_cost)
     seen, none = unseen(one, lanes.params, lanes.best_cost) if one.has_data else None, jnp.zeros_like(goes)
-    return lax.while_loop(quiet, one_more, _Segment(first, slot, begin, shared, lanes, none, none, seen))
+    begun = _Segment(first, slot, _begin_of(lanes, first, shared), shared, lanes, none, none, seen)
+    return lax.while_loop(quiet, one_more, begun)
 
 
 def _last_of(one: Explicit, segment: _Segment) -> Last:
@@ -330,10 +330,16 @@ def _found_of(one: Explicit, segment: _Segment, limits: Limits) -> dict[str, Any
     return figures(one, start, end, segment.seen.watch, segment.shared, made, end.best_cost, limits)
 
 
+def _begin_of(lanes: Lanes, first, shared: Leaves) -> Begin:
+    """What a segment that the lanes begin now can be run again from."""
+    return Begin(first, lanes.params, lanes.state, shared, lanes.best_cost)
+
+
 def _each_begin(begin: Begin, axis: int) -> Begin:
     """The same, for each lane."""
     lanes = begin.best_cost.size
-    return begin._replace(first=jnp.full(lanes, begin.first), shared=each(begin.shared, lanes, axis))
+    shared = [jnp.repeat(jnp.expand_dims(a, axis), lanes, axis) for a in begin.shared]
+    return begin._replace(first=jnp.full(lanes, begin.first), shared=shared)
 
 
 def _repeats(one: Explicit, begin: Begin, moved: Lanes, shared: Leaves, last, limits: Limits):

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -56,11 +55,6 @@ class Lanes(NamedTuple):
     place: Int[Array, " lane"]  # in the batch as it came
     history: Float[Array, "record lane"]
     figures: dict[str, Any] | None  # with data: of those that have ended
-
-
-def each(shared: Leaves, lanes: int, axis: int) -> Leaves:
-    """What lanes share, for each of them."""
-    return [jnp.repeat(jnp.expand_dims(a, axis), lanes, axis) for a in shared]
 
 
 def evaluated(

@@ -280,13 +280,13 @@ def _constants(program: core.ClosedJaxpr | core.Jaxpr) -> Iterator[Any]:
 
 
 def work_of(lane: Callable[..., Descent], arguments: PyTree) -> float:
-    """How many operations one step of a lane takes, about, in units of an addition in float32."""
+    """How many operations one step of a lane takes, about and at least 1, in units of an addition in float32."""
 
     def step(arguments):
         one = opened(lane(**arguments))
         return one.step(one.params, one.init(one.params))
 
-    return _work(jax.make_jaxpr(step)(arguments).jaxpr)
+    return max(1.0, _work(jax.make_jaxpr(step)(arguments).jaxpr))
 
 
 def _work(jaxpr: core.Jaxpr) -> float:
