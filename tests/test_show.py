@@ -405,6 +405,16 @@ def test_a_map_shows_the_right_outcome_at_the_right_place():
     }
 
 
+@pytest.mark.parametrize(("minimum", "scale"), [(None, "linear"), (-3.0, "log")])
+def test_costs_below_zero_have_whole_curves_where_optimizers_are_compared(minimum, scale):
+    paths = some_paths([[5, 1, -2], [4, 0, -1]], [DESCENDING] * 2, ["adam", "plain"])
+    table = a_table({"optimizer": ["adam", "plain"]}, DESCENDING, -1.0, minimum=minimum)
+    axes = plots.optimizers(table, paths).axes[0]
+    assert axes.get_yscale() == scale
+    for line, costs in zip([one for one in axes.lines if len(one.get_ydata()) == 3], paths["cost"].values, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), costs - (minimum or 0))
+
+
 def test_a_third_axis_is_cut_at_the_best_and_the_picture_says_where():
     table = a_table(
         {"decay": np.arange(3) / 4, "x": np.arange(5), "y": np.arange(6)},

@@ -227,22 +227,23 @@ def optimizers(table: "xarray.Dataset", paths: "xarray.Dataset | None" = None, t
 
 
 def _best_curves(axes: Axes, table: "xarray.Dataset", paths: "xarray.Dataset") -> None:
-    minimum, heights = table.attrs.get("minimum", 0.0), []
-    some = representative(paths, _MOST_CURVES)
+    minimum, some = table.attrs.get("minimum", 0.0), representative(paths, _MOST_CURVES)
+    costs = paths["cost"].values[some].astype(float) - minimum
+    is_rounding = "minimum" in table.attrs  # what lies below it
+    scale = "linear" if (costs < 0).any() and not is_rounding else "log"
+    heights = np.where(costs > 0, costs, np.nan) if scale == "log" else costs
     for row, place in enumerate(some):
-        costs = paths["cost"].values[place].astype(float) - minimum
-        heights.append(np.where(costs > 0, costs, np.nan))
         _curve(
             axes,
             paths["epoch"].values,
-            heights[-1],
+            heights[row],
             row,
             OUTCOMES[int(paths["outcome"].values[place])],
             words(paths, place, some),
         )
     label = "cost above the minimum" if minimum else "cost"
-    axes.set(xlabel="epoch", ylabel=label, yscale="log", title="the best of each, by epoch")
-    _keep_in_sight(axes, np.array(heights), "log")
+    axes.set(xlabel="epoch", ylabel=label, yscale=scale, title="the best of each, by epoch")
+    _keep_in_sight(axes, heights, scale)
 
 
 def _lowest_over(axes: Axes, rows: Rows, along: str) -> None:
