@@ -12,7 +12,6 @@ loop looks at every epoch.
 import functools
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -65,7 +64,7 @@ def epoch_of_low(clock, first):
 def unseen(one: Explicit, params: Leaves, cost) -> Seen:
     """What has been looked at when a segment begins."""
     begin = functools.partial(watch_from, by_cost=one.has_batches)
-    return Seen(jax.vmap(begin, one.axis, one.axis)(params, cost), jnp.zeros(cost.shape, jnp.int32))
+    return Seen(one.over_lanes(begin, (True, True))(params, cost), jnp.zeros(cost.shape, jnp.int32))
 
 
 def watched(one: Explicit, offset, constants: Leaves, moving, updates, limits: Limits, is_each: bool = False):
@@ -88,10 +87,9 @@ def watched(one: Explicit, offset, constants: Leaves, moving, updates, limits: L
         moved, best_cost = choose(runs, moved, params), jnp.where(lower, cost, best_cost)
         return (moved, state, shared, best_cost, Seen(watch, _ticked(seen.clock, offset, runs, lower))), cost
 
-    own = one.axis
-    common = own if is_each else None
-    given = (own, own, own, common, own, own, own)
-    return jax.vmap(epoch, given, ((own, own, common, own, own), own))(constants, *moving, updates)
+    moves = (True, True, is_each, True, True)
+    many = one.over_lanes(epoch, (True, *moves, True), (moves, True))
+    return many(constants, *moving, updates)
 
 
 # --- audits ---
@@ -124,7 +122,7 @@ def _by_what_they_share(one: Explicit, constants: Leaves, begin: Begin, updates,
         now = waiting & (begin.first == jnp.min(jnp.where(waiting, begin.first, limits.epochs)))
         shared = [lax.dynamic_index_in_dim(a, jnp.argmax(now), one.axis, keepdims=False) for a in begin.shared]
         new = _rerun(one, constants, begin._replace(shared=shared), jnp.where(now, updates, 0), limits)
-        return waiting & ~now, jax.vmap(choose, one.axis, one.axis)(now, new, found)
+        return waiting & ~now, one.over_lanes(choose, (True, True, True))(now, new, found)
 
     nothing = begin.params, begin.best_cost, unseen(one, begin.params, begin.best_cost)
     return lax.while_loop(lambda carry: jnp.any(carry[0]), one_group, (updates > 0, nothing))[1]
@@ -182,18 +180,17 @@ def figures(
     """
     watch, ends = _last_look(one, watch, start, end, shared, is_each)
     counts = (end.epochs, end.best_epoch, start.best_cost, end.best_cost, decided, made)
-    return jax.vmap(functools.partial(_figures, limits), one.axis, one.axis)(watch, ends, *counts)
+    return one.over_lanes(functools.partial(_figures, limits), [True] * 8)(watch, ends, *counts)
 
 
 def _last_look(one: Explicit, watch: Watch, start: Lanes, end: Lanes, shared: Leaves, is_each) -> tuple[Watch, _Ends]:
     """The watch, once it has seen where the lanes have come to; and the window's ends."""
-    own = one.axis
-    norms = jax.vmap(norm, own)
+    norms = one.over_lanes(norm, (True,))
     cost, grads = evaluated(one, end, shared, is_each)
-    finite = jax.vmap(is_finite, own)(end.params, cost)
-    watch = jax.vmap(look, own, own)(watch, end.params, cost, None if one.has_batches else grads)
+    finite = one.over_lanes(is_finite, (True, True))(end.params, cost)
+    watch = one.over_lanes(look, [True] * 4)(watch, end.params, cost, None if one.has_batches else grads)
     cost, grads = evaluated(one, end._replace(params=watch.params), shared, is_each)
-    once = jax.vmap(is_finite, own)(watch.params, cost)
+    once = one.over_lanes(is_finite, (True, True))(watch.params, cost)
     cost, gradient_norm = (jnp.where(once, a, jnp.nan) for a in (cost, norms(grads)))
     first = jnp.full_like(cost, jnp.nan) if one.has_batches else norms(evaluated(one, start, shared, is_each)[1])
     return watch, _Ends(first, finite, cost, gradient_norm)

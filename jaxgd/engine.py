@@ -71,7 +71,7 @@ def program(
     shape = jax.ShapeDtypeStruct
     many = jax.tree.map(lambda a: shape((blocks * block, *a.shape), a.dtype), arguments)
     limits = Limits(shape((), jnp.int32), shape((), dtype), shape((), dtype), shape((records,), jnp.int32))
-    one = explicit(lane, arguments)
+    one = explicit(lane, arguments, device.platform)
     function = functools.partial(_batch, one, block, blocks)
     return compiled(function, (many, shape((), jnp.int32), limits), device)
 
@@ -192,7 +192,11 @@ def _by_block(one: Explicit, lanes: tuple, block: int, function: Callable[..., A
 
     With data, block by block: what a cost makes of every row of it would not fit for all lanes at once.
     """
-    many = jax.vmap(function, one.axis)
+
+    def many(*lanes):
+        own = one.over_lanes(function, (True, True, True))(*lanes)
+        return jax.tree.map(lambda a: jnp.moveaxis(a, one.axis, 0), own)
+
     if not one.has_data:
         return many(*lanes)
 
@@ -278,7 +282,7 @@ def _block(one: Explicit, lanes: Lanes, shared: Leaves, first, until, limits: Li
             name, new = (
                 ("figures", _found_of(one, segment, limits)) if one.has_data else ("last", _last_of(one, segment))
             )
-            new = jax.vmap(choose, one.axis, one.axis)(goes & ~on, new, getattr(moved, name))
+            new = one.over_lanes(choose, (True, True, True))(goes & ~on, new, getattr(moved, name))
             return _stood_in(moved, on, one.axis)._replace(**{name: new})
 
         return segment.last, segment.slot, segment.shared, lax.cond(jnp.any(goes & ~on), closed, lambda: moved)
@@ -306,7 +310,7 @@ def _segments(one: Explicit, lanes: Lanes, goes, shared: Leaves, slot, first, un
             low = jnp.where(fell, epoch_of_low(seen.clock, first), lanes.best_epoch)
             moved = moved._replace(best_epoch=low)
         else:
-            lowest = jax.vmap(choose, one.axis, one.axis)(fell, _each_begin(begin, one.axis), moved.lowest)
+            lowest = one.over_lanes(choose, (True, True, True))(fell, _each_begin(begin, one.axis), moved.lowest)
             moved = moved._replace(lowest=lowest)
         repeats = goes & ~ended & _repeats(one, begin, moved, after, last, limits)
         return _Segment(last, slot, begin, after, moved, ended, repeats, seen)
@@ -348,7 +352,7 @@ def _repeats(one: Explicit, begin: Begin, moved: Lanes, shared: Leaves, last, li
         return False
     before, after = ((a.params, a.state, a.best_cost) for a in (begin, moved))
     is_full = last - begin.first == length_of(one)
-    return jax.vmap(_same, one.axis)(before, after) & _same(begin.shared, shared) & is_full
+    return one.over_lanes(_same, (True, True))(before, after) & _same(begin.shared, shared) & is_full
 
 
 def _same(a: PyTree, b: PyTree) -> Bool[Array, ""]:
@@ -391,13 +395,12 @@ def _truth(one: Explicit, lanes: Lanes, shared: Leaves, slot, first, last, limit
         lowest = jnp.where(cost < best_cost, cost, best_cost)
         return params, state, shared, jnp.where(cost <= limits.ceiling, lowest, jnp.nan), cost
 
-    own = one.axis
-    epochs = jax.vmap(epoch, (own, own, own, None, own), (own, own, None, own, own))
+    epochs = one.over_lanes(epoch, (True, True, True, False, True), (True, True, False, True, True))
 
     def one_epoch(now, carry):
         params, state, shared, best_cost, history, slot = carry
         *moved, cost = epochs(lanes.constants, params, state, shared, best_cost)
-        return *moved, *_recorded(history, cost, slot, now, limits, own)
+        return *moved, *_recorded(history, cost, slot, now, limits, one.axis)
 
     begin = (lanes.params, lanes.state, shared, lanes.best_cost, lanes.history, slot)
     params, state, shared, best_cost, history, slot = looped(one_epoch, first, last, begin)

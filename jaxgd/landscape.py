@@ -8,8 +8,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, PyTree
 
+from jaxgd import jaxprs
 from jaxgd import plan as plans
-from jaxgd import program
 from jaxgd.descent import Descent, opened
 from jaxgd.outcome import DIVERGED, named
 from jaxgd.table import ranking
@@ -147,7 +147,7 @@ def calls_back(plan: plans.Plan) -> bool:
     """Whether the cost calls Python while it runs, to print, say."""
     with jax.enable_x64(plan.x64), plans.plain_words():
         cost, params, *_ = opened(_lane_at(plan, (0,) * len(plan.dimensions)))
-        return program.calls_back(jax.make_jaxpr(cost)(params).jaxpr)
+        return jaxprs.calls_back(jax.make_jaxpr(cost)(params).jaxpr)
 
 
 def _best_place(plan: plans.Plan, results: "xarray.Dataset") -> tuple[int, ...]:

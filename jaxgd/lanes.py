@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -65,8 +64,7 @@ def evaluated(
     def evaluate(constants, params, state, shared):
         return one.step(constants, params, state, shared)[:2]
 
-    own = one.axis
-    many = jax.vmap(evaluate, (own, own, own, own if is_each else None), own)
+    many = one.over_lanes(evaluate, (True, True, True, is_each))
     return many(lanes.constants, lanes.params, lanes.state, shared)
 
 

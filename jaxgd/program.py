@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ import jax.extend.core as core
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from jaxgd import jaxprs
 from jaxgd.descent import Descent, opened
 
 Leaves = list[Array]
@@ -46,13 +46,27 @@ class Explicit(NamedTuple):
     has_data: bool
     has_batches: bool  # several of them, so that no update follows the grads of the whole data
 
+    def over_lanes(self, function: Callable[..., Any], given: Sequence[bool], made: PyTree = True) -> Callable:
+        """A function of one lane for many, which lie along the axis.
 
-def explicit(lane: Callable[..., Descent], arguments: PyTree) -> Explicit:
+        Args:
+          function: of one lane.
+          given: for each argument whether it holds the lanes' own arrays, or what they share.
+          made: the same of what it returns, or of parts of that.
+        """
+        if self.axis == 0 or self.has_data:
+            axes = jax.tree.map(lambda own: self.axis if own else None, (list(given), made))
+            return jax.vmap(function, *axes)
+        return jaxprs.over_last(function, given, made)
+
+
+def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> Explicit:
     """One descent as a pure function of keyword arguments, taken apart.
 
     Args:
       lane: the function.
       arguments: shapes and dtypes of what varies, of one lane.
+      platform: where it is to run.
     """
     known: dict[str, Any] = {}  # what tracing finds out besides arrays
 
@@ -72,14 +86,17 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree) -> Explicit:
     step = known["step"]
     constants, params, state = (len(leaves) for leaves in start)
     cut = functools.partial(_cut, sizes=(constants, params, state))
-    own_constants, _, own_state = cut(_lane_dependent(closed.jaxpr, [True] * len(closed.jaxpr.invars)))
+    own_constants, _, own_state = cut(jaxprs.lane_dependent(closed.jaxpr, [True] * len(closed.jaxpr.invars)))
     while True:  # what a step makes the lanes' own is so from the start
-        ends = _lane_dependent(step, [*own_constants, *[True] * params, *own_state])
+        ends = jaxprs.lane_dependent(step, [*own_constants, *[True] * params, *own_state])
         after = [a or b for a, b in zip(own_state, ends[1 + 2 * params :], strict=False)]
         if after == own_state:
             break
         own_state = after
-    products = _multiplies(step, [*own_constants, *[True] * params, *own_state])
+    carried_out = functools.partial(jax.core.eval_jaxpr, step)
+    if platform == "cpu" and jaxprs.work(step) >= _FENCED:
+        carried_out = jaxprs.fenced(step, slice(1, 1 + params))
+    products = jaxprs.multiplies(step, [*own_constants, *[True] * params, *own_state])
     axis = 0 if products and not known["has_data"] else -1
 
     def begin(arguments, size):
@@ -95,7 +112,7 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree) -> Explicit:
 
     def everything(common, constants, moving, state, shared):
         closed_over = _joined(constants, common, own_constants)
-        return jax.core.eval_jaxpr(step, closed_over, *moving, *_joined(state, shared, own_state))
+        return carried_out(closed_over, *moving, *_joined(state, shared, own_state))
 
     def step_one(*lane):
         cost, *rest = everything(*lane)
@@ -106,6 +123,9 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree) -> Explicit:
         return known["metrics"].unflatten(everything(*lane)[1 + 2 * params + len(own_state) :])
 
     return Explicit(begin, step_one, metrics_of, known["params"], axis, known["has_data"], known["has_batches"])
+
+
+_FENCED = 100  # operations of a step from which on it pays to write its grads to memory, and not to compute them twice
 
 
 def _cut(leaves: Sequence[Any], sizes: tuple[int, ...]) -> list[list[Any]]:
@@ -122,73 +142,6 @@ def _divided(leaves: Sequence[Any], own: Sequence[bool]) -> tuple[list[Any], lis
 def _joined(mine: Sequence[Any], shared: Sequence[Any], own: Sequence[bool]) -> list[Any]:
     mine, shared = iter(mine), iter(shared)
     return [next(mine if is_own else shared) for is_own in own]
-
-
-# --- what a jaxpr says of its variables ---
-
-
-def _lane_dependent(jaxpr: core.Jaxpr, given: Sequence[bool]) -> list[bool]:
-    """Which outputs depend on inputs that differ from lane to lane."""
-    differs = _differing(jaxpr, given)
-    return [isinstance(v, core.Var) and v in differs for v in jaxpr.outvars]
-
-
-def _differing(jaxpr: core.Jaxpr, given: Sequence[bool]) -> set[core.Var]:
-    inputs = [*jaxpr.constvars, *jaxpr.invars]
-    differs = {v for v, differs in zip(inputs[len(inputs) - len(given) :], given, strict=True) if differs}
-    for equation, marks in _touched(jaxpr, differs):
-        inner = _entered(equation, marks)
-        out = _lane_dependent(*inner) if inner else [True] * len(equation.outvars)
-        differs |= {v for v, mark in zip(equation.outvars, out, strict=True) if mark}
-    return differs
-
-
-def _multiplies(jaxpr: core.Jaxpr, given: Sequence[bool]) -> bool:
-    """Whether two arrays that both differ from lane to lane are multiplied as matrices."""
-    for equation, marks in _touched(jaxpr, _differing(jaxpr, given)):
-        inner, within = _entered(equation, marks), map(_primitives, core.jaxprs_in_params(equation.params))
-        if equation.primitive.name in _PRODUCTS and all(marks):
-            return True
-        if _multiplies(*inner) if inner else any(names & _PRODUCTS for names in within):
-            return True
-    return False
-
-
-_PRODUCTS = {"dot_general", "conv_general_dilated"}
-
-
-def _touched(jaxpr: core.Jaxpr, differs: set[core.Var]) -> Iterator[tuple[Any, list[bool]]]:
-    """The equations with an input that differs, and which of their inputs do; `differs` may grow meanwhile."""
-    for equation in jaxpr.eqns:
-        marks = [isinstance(v, core.Var) and v in differs for v in equation.invars]
-        if any(marks):
-            yield equation, marks
-
-
-def _entered(equation: Any, marks: list[bool]) -> tuple[core.Jaxpr, list[bool]] | None:
-    """The body that an equation carries out, once or in a scan, and which of the body's inputs ever differ."""
-    if equation.primitive.name not in ("jit", "pjit", "scan"):
-        return None
-    body = equation.params["jaxpr"]
-    body = getattr(body, "jaxpr", body)
-    first, count = (equation.params.get(name, 0) for name in ("num_consts", "num_carry"))
-    while True:  # what a pass makes differ is carried into the next
-        carried = marks[first : first + count]
-        after = [a or b for a, b in zip(carried, _lane_dependent(body, marks), strict=False)]
-        if after == carried:
-            return body, marks
-        marks = [*marks[:first], *after, *marks[first + count :]]
-
-
-def _primitives(jaxpr: core.Jaxpr) -> set[str]:
-    """The names of all primitives in a jaxpr and in the jaxprs within it."""
-    names = {equation.primitive.name for equation in jaxpr.eqns}
-    return names.union(*map(_primitives, core.subjaxprs(jaxpr)))
-
-
-def calls_back(jaxpr: core.Jaxpr) -> bool:
-    """Whether a program calls Python while it runs, to print, say."""
-    return any("callback" in name or name == "debug_print" for name in _primitives(jaxpr))
 
 
 # --- compiled once ---
@@ -213,7 +166,7 @@ def compiled(function: Callable[..., Any], inputs: PyTree, device: Any, *, alone
     def with_constants(constants, *leaves):
         return jax.core.eval_jaxpr(closed.jaxpr, constants, *leaves)
 
-    calls = calls_back(closed.jaxpr)
+    calls = jaxprs.calls_back(closed.jaxpr)
     if calls and not alone:
         warnings.warn("the cost calls back into Python, which runs one lane at a time: one worker only", stacklevel=2)
     place = jax.sharding.SingleDeviceSharding(device)
@@ -237,10 +190,12 @@ def compilations() -> int:
 
 _executables: dict[tuple[str, Any, Any], Any] = {}
 _EMBEDDED = 1 << 24  # characters of program text, two for each byte of a constant in it
+_PASSES = "xla_disable_hlo_passes"
+_UNFENCED = "cse_barrier_expander,small-while-loop-hoisting"  # take fences away; make one kernel of all in a loop
 _OPTIONS = {  # XLA's own, for this program alone; not its region analysis of copies, which miscompiles with JAX 0.12
     "cpu": {
         "xla_cpu_prefer_vector_width": 512,
-        "xla_disable_hlo_passes": "cpu-parallel-task-assigner",  # a core has a batch to itself: no kernel is divided
+        _PASSES: "cpu-parallel-task-assigner",  # a core has a batch to itself: no kernel is divided
     },
 }
 
@@ -255,8 +210,17 @@ def _executable(lowered: Any, device: Any, again: bool) -> Any:
         )
     key = (hashlib.sha256(text.encode()).hexdigest(), lowered.in_tree, device)
     if again or key not in _executables:
-        _executables[key] = lowered.compile(compiler_options=_OPTIONS.get(device.platform))
+        _executables[key] = _compiled(lowered, _OPTIONS.get(device.platform, {}), "optimization_barrier" in text)
     return _executables[key]
+
+
+def _compiled(lowered: Any, options: dict[str, Any], has_fences: bool) -> Any:
+    if not has_fences or _PASSES not in options:
+        return lowered.compile(compiler_options=options)
+    try:
+        return lowered.compile(compiler_options=options | {_PASSES: f"{options[_PASSES]},{_UNFENCED}"})
+    except jax.errors.JaxRuntimeError:  # a version of XLA that makes kernels of fences in a way not known here
+        return lowered.compile(compiler_options=options)
 
 
 def text_of(lane: Callable[..., Descent], arguments: PyTree) -> str:
@@ -286,29 +250,7 @@ def work_of(lane: Callable[..., Descent], arguments: PyTree) -> float:
         one = opened(lane(**arguments))
         return one.step(one.params, one.init(one.params))
 
-    return max(1.0, _work(jax.make_jaxpr(step)(arguments).jaxpr))
-
-
-def _work(jaxpr: core.Jaxpr) -> float:
-    total = 0.0
-    for equation in jaxpr.eqns:
-        inner = sum(map(_work, core.jaxprs_in_params(equation.params)))
-        if inner:
-            total += inner * equation.params.get("length", 1)
-            continue
-        each = _WORK.get(equation.primitive.name, 1)
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            each = 2 * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-        total += sum(each * math.prod(v.aval.shape) * v.aval.dtype.itemsize / 4 for v in equation.outvars)
-    return total
-
-
-_WORK = {  # as measured on CPUs; all others are 1
-    **dict.fromkeys(("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "lgamma", "digamma"), 200),
-    **dict.fromkeys(("exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "erf", "pow", "cbrt"), 20),
-    **dict.fromkeys(("sqrt", "rsqrt", "div", "rem"), 10),
-}
+    return max(1.0, jaxprs.work(jax.make_jaxpr(step)(arguments).jaxpr))
 
 
 def digest(array: Any) -> str:
