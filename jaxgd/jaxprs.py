@@ -159,11 +159,9 @@ def over_last(function: Callable[..., Any], given: Sequence[bool], made: PyTree)
     def many(*arguments):
         marks = [mark for mark, a in zip(given, arguments, strict=True) for _ in jax.tree.leaves(a)]
         leaves, tree = jax.tree.flatten(arguments)
-        lanes = next(a.shape[-1] for a, mark in zip(leaves, marks, strict=True) if mark)
-        shapes = [
-            jax.ShapeDtypeStruct(a.shape[:-1] if mark else a.shape, a.dtype)
-            for a, mark in zip(leaves, marks, strict=True)
-        ]
+        kinds = list(zip(map(jax.typeof, leaves), marks, strict=True))
+        lanes = next(kind.shape[-1] for kind, mark in kinds if mark)
+        shapes = [jax.ShapeDtypeStruct(a.shape[:-1] if mark else a.shape, a.dtype) for a, mark in kinds]
         closed, out = jax.make_jaxpr(function, return_shape=True)(*tree.unflatten(shapes))
         found = _for_many(closed.jaxpr, closed.consts, leaves, marks, lanes)
         asked = jax.tree.leaves(jax.tree.broadcast(made, out))
@@ -199,21 +197,22 @@ def _evaluated(jaxpr: core.Jaxpr, constants, inputs, carried_out: Callable[..., 
 
 
 def _one_equation(equation: Any, values: Sequence[Any], own: list[bool], differs: set[core.Var], lanes: int):
-    name, params, out = equation.primitive.name, equation.params, equation.outvars[0].aval.shape
+    name, params = equation.primitive.name, equation.params
     if not any(own):
         return _alone(equation, *values)
     if name in _CALLS:
         body = params["jaxpr"]
         return _for_many(body.jaxpr, body.consts, values, own, lanes)
+    out = [v.aval.shape for v in equation.outvars]
     if name in _ELEMENTWISE or name in _ROW_BY_ROW:
-        shapes = [out if name in _ELEMENTWISE else v.aval.shape for v in equation.invars]
+        shapes = out * len(own) if name in _ELEMENTWISE else [v.aval.shape for v in equation.invars]
         return _alone(equation, *(_widened(*each, lanes) for each in zip(values, own, shapes, strict=True)))
     if name == "broadcast_in_dim":
-        return [lax.broadcast_in_dim(values[0], (*out, lanes), (*params["broadcast_dimensions"], len(out)))]
+        return [lax.broadcast_in_dim(values[0], (*out[0], lanes), (*params["broadcast_dimensions"], len(out[0])))]
     if name == "transpose":
-        return [lax.transpose(values[0], (*params["permutation"], len(out)))]
+        return [lax.transpose(values[0], (*params["permutation"], len(out[0])))]
     if name in ("reshape", "squeeze"):
-        return [values[0].reshape(*out, lanes)]
+        return [values[0].reshape(*out[0], lanes)]
     axes = [-1 if mark else None for mark in own]
     ends = [-1 if v in differs else None for v in equation.outvars]
     return jax.vmap(functools.partial(_alone, equation), axes, ends)(*values)

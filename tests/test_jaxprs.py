@@ -41,6 +41,7 @@ FUNCTIONS = {
     "random numbers": lambda a, s, c: jax.random.normal(jax.random.key(jnp.argmax(a)), (3,)),
     "a fence": lambda a, s, c: jax.lax.optimization_barrier((a, s, c)),
     "whole numbers": lambda a, s, c: (jnp.argmax(a) % 3, a.astype(int) << 1, ~(a > s)),
+    "a word to the outside": lambda a, s, c: (jax.debug.callback(lambda _: None, s), a)[1],
     "nothing of its own": lambda a, s, c: (c * 2, 1.0),
 }
 
@@ -77,6 +78,14 @@ def test_what_lanes_share_is_computed_once_for_all_of_them():
     a, count, counts = jaxprs.over_last(jax.jit(step), (True, False), (True, False, False))(OWN, jnp.float32(2))
     assert a.shape == OWN.shape
     assert (count, counts.tolist()) == (5, [2, 3, 4])
+
+
+def test_what_lanes_share_may_be_a_plain_number():
+    ours = jaxprs.over_last(
+        lambda a, first, shift: (jnp.where(first, a, 0), shift), (True, False, False), (True, False)
+    )
+    assert (ours(OWN, True, 2)[0] == OWN).all()
+    assert ours(OWN, True, 2)[1] == 2
 
 
 def test_a_scan_carries_on_what_differs():
