@@ -24,7 +24,7 @@ _BATCH_BYTES = 1 << 27  # of params, state, figures and histories that a batch m
 _LANE_EPOCHS = 100_000_000  # of a small cost, about a second of one core: what a batch should take
 _FEWEST_BATCHES = 32  # so that free workers find a next one while slow lanes go on
 _MOMENT = 1 << 31  # operations of a core, some hundredths of a second, beside which handing over a batch is nothing
-_PER_CORE = 4  # batches at least, if there are several of a moment
+_PER_CORE = 2  # batches at least, if there are several of a moment
 _ON_ACCELERATORS = (
     64  # times as many bytes and lane-epochs to a batch: a step costs them a launch, however few its lanes
 )

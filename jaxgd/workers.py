@@ -53,11 +53,12 @@ def ready(plan: Plan, boxes: Sequence[Box]) -> int:
 
 
 def batches(plan: Plan, boxes: Sequence[Box]) -> list[list[Box]]:
-    """Boxes that one program carries out together."""
+    """Boxes that one program carries out together: some from all over, so that no batch holds all the lanes that last."""
     together, of_program = plan.together(len(_devices().all)), {}
     for box in boxes:
         of_program.setdefault(_static_of(plan, box), []).append(box)
-    return [many[i : i + together] for many in of_program.values() for i in range(0, len(many), together)]
+    counts = {static: -(-len(many) // together) for static, many in of_program.items()}
+    return [many[i :: counts[static]] for static, many in of_program.items() for i in range(counts[static])]
 
 
 def carried_out(plan: Plan, boxes: Sequence[Box]) -> list[dict[str, np.ndarray]]:
