@@ -41,10 +41,10 @@ def _is_in(differs: set[core.Var], v: core.Var | core.Literal) -> bool:
 
 
 def multiplies(jaxpr: core.Jaxpr, given: Sequence[bool]) -> bool:
-    """Whether two arrays that both differ from lane to lane are multiplied as matrices."""
+    """Whether large arrays that both differ from lane to lane are multiplied as matrices."""
     for equation, marks in _touched(jaxpr, _differing(jaxpr, given)):
         inner, within = _entered(equation, marks), map(_primitives, core.jaxprs_in_params(equation.params))
-        if equation.primitive.name in _PRODUCTS and all(marks):
+        if equation.primitive.name in _PRODUCTS and all(marks) and _multiplications(equation) > _FEW:
             return True
         if multiplies(*inner) if inner else any(names & _PRODUCTS for names in within):
             return True
@@ -52,6 +52,16 @@ def multiplies(jaxpr: core.Jaxpr, given: Sequence[bool]) -> bool:
 
 
 _PRODUCTS = {"dot_general", "conv_general_dilated"}
+_FEW = 1000  # multiplications of a product: so many take no longer one by one than to set up a matrix product
+
+
+def _multiplications(equation: Any) -> float:
+    """Of a matrix product; without end of a convolution."""
+    if equation.primitive.name != "dot_general":
+        return math.inf
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    shape = equation.invars[0].aval.shape
+    return math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
 
 
 def _touched(jaxpr: core.Jaxpr, differs: set[core.Var]) -> Iterator[tuple[Any, list[bool]]]:
@@ -114,8 +124,8 @@ def work(jaxpr: core.Jaxpr) -> float:
             continue
         each = _WORK.get(equation.primitive.name, 1)
         if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            each = 2 * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * _multiplications(equation) * equation.outvars[0].aval.dtype.itemsize / 4
+            continue
         total += sum(each * math.prod(v.aval.shape) * v.aval.dtype.itemsize / 4 for v in equation.outvars)
     return total
 
@@ -213,9 +223,26 @@ def _one_equation(equation: Any, values: Sequence[Any], own: list[bool], differs
         return [lax.transpose(values[0], (*params["permutation"], len(out[0])))]
     if name in ("reshape", "squeeze"):
         return [values[0].reshape(*out[0], lanes)]
+    if name == "dot_general" and all(own):
+        return [_summed(*values, params["dimension_numbers"]).astype(equation.outvars[0].aval.dtype)]
     axes = [-1 if mark else None for mark in own]
     ends = [-1 if v in differs else None for v in equation.outvars]
     return jax.vmap(functools.partial(_alone, equation), axes, ends)(*values)
+
+
+def _summed(a: Any, b: Any, numbers: Any) -> Any:
+    """A product of small matrices [..., lane] as a sum of products, each of a row of lanes."""
+    (summed_a, summed_b), (along_a, along_b) = numbers
+    free_a, free_b = (
+        [axis for axis in range(one.ndim - 1) if axis not in (*summed, *along)]
+        for one, summed, along in ((a, summed_a, along_a), (b, summed_b, along_b))
+    )
+    a = lax.transpose(a, (*along_a, *free_a, *summed_a, a.ndim - 1))
+    b = lax.transpose(b, (*along_b, *free_b, *summed_b, b.ndim - 1))
+    first, last = len(along_a), len(along_a) + len(free_a) + len(free_b)  # where b is wide, and what is summed begins
+    a = jnp.expand_dims(a, tuple(range(first + len(free_a), last)))
+    b = jnp.expand_dims(b, tuple(range(first, first + len(free_a))))
+    return jnp.sum(a * b, tuple(range(last, last + len(summed_a))))
 
 
 def _alone(equation: Any, *values: Any) -> list[Any]:

@@ -53,7 +53,7 @@ def ready(plan: Plan, boxes: Sequence[Box]) -> int:
 
 
 def batches(plan: Plan, boxes: Sequence[Box]) -> list[list[Box]]:
-    """Boxes that one program carries out together: some from all over, so that no batch holds all the lanes that last."""
+    """Boxes that one program carries out together: from all over, so that no batch holds all the lanes that last."""
     together, of_program = plan.together(len(_devices().all)), {}
     for box in boxes:
         of_program.setdefault(_static_of(plan, box), []).append(box)

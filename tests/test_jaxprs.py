@@ -31,6 +31,12 @@ FUNCTIONS = {
         jnp.ones((3, 10)) @ a,
         a.reshape(5, 2).T @ c.reshape(5, 2),
     ),
+    "products of its own": lambda a, s, c: (
+        jnp.einsum("ij,kj->ik", a.reshape(5, 2), a.reshape(5, 2) * s),
+        jnp.einsum("bij,jbk->bki", a.reshape(1, 5, 2), a.reshape(2, 1, 5)),
+        jnp.einsum("ij,ij->", a.reshape(5, 2), a.reshape(5, 2)),
+        jnp.outer(a, a) @ a,
+    ),
     "order": lambda a, s, c: (jnp.sort(a), jnp.argsort(a)),
     "functions within": lambda a, s, c: (jax.nn.logsumexp(a), jax.nn.relu(s), jax.jit(lambda a: a * s)(a)),
     "gradients": lambda a, s, c: jax.grad(lambda a: jnp.sum(jnp.sin(a) * s) + (a * c).max())(a),
