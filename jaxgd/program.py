@@ -54,10 +54,9 @@ class Explicit(NamedTuple):
           given: for each argument whether it holds the lanes' own arrays, or what they share.
           made: the same of what it returns, or of parts of that.
         """
-        if self.axis == 0 or self.has_data:
-            axes = jax.tree.map(lambda own: self.axis if own else None, (list(given), made))
-            return jax.vmap(function, *axes)
-        return jaxprs.over_last(function, given, made)
+        if self.axis == -1:
+            return jaxprs.over_last(function, given, made)
+        return jax.vmap(function, *jax.tree.map(lambda own: 0 if own else None, (list(given), made)))
 
 
 def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> Explicit:
