@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgd.descent import norm
-from jaxgd.lanes import AT_ONCE, Begin, Lanes, Limits, evaluated, in_turns, segment_end, within
+from jaxgd.lanes import Begin, Lanes, Limits, evaluated, looped, segment_end, within
 from jaxgd.outcome import NEVER, Watch, choose, is_finite, look, watch_from
 from jaxgd.program import Explicit, Leaves
 
@@ -67,18 +67,19 @@ def unseen(one: Explicit, params: Leaves, cost) -> Seen:
     return Seen(one.over_lanes(begin, (True, True))(params, cost), jnp.zeros(cost.shape, jnp.int32))
 
 
-def watched(one: Explicit, offset, constants: Leaves, moving, updates, limits: Limits, is_each: bool = False):
-    """One epoch of lanes that are looked at, each up to its own end, or until it has made so many updates.
+def watched(one: Explicit, offset, count: int, constants: Leaves, moving, updates, limits: Limits, is_each=False):
+    """Some epochs of lanes that are looked at, each up to its own end, or until it has made so many updates.
 
     Args:
       offset: epochs since the segment began.
+      count: how many more to make.
       moving: params, state, what is shared (one for all, or each lane's own), lowest cost, and what has been seen.
 
     Returns:
-      What moves, one epoch later, and the costs before it.
+      What moves, so many epochs later, and the costs before each.
     """
 
-    def epoch(constants, params, state, shared, best_cost, seen, updates):
+    def epoch(offset, constants, params, state, shared, best_cost, seen, updates):
         cost, grads, moved, state, shared = one.step(constants, params, state, shared)
         runs = within(cost, limits)  # what stands still keeps its cost, so that it stays so
         runs = runs if updates is None else runs & (offset < updates)
@@ -87,9 +88,17 @@ def watched(one: Explicit, offset, constants: Leaves, moving, updates, limits: L
         moved, best_cost = choose(runs, moved, params), jnp.where(lower, cost, best_cost)
         return (moved, state, shared, best_cost, Seen(watch, _ticked(seen.clock, offset, runs, lower))), cost
 
+    def of_one(offset, constants, *moving_and_updates):
+        *moving, updates = moving_and_updates
+        costs = []
+        for ahead in range(count):
+            moving, cost = epoch(offset + ahead, constants, *moving, updates)
+            costs.append(cost)
+        return moving, costs if one.has_data else []
+
     moves = (True, True, is_each, True, True)
-    many = one.over_lanes(epoch, (True, *moves, True), (moves, True))
-    return many(constants, *moving, updates)
+    many = one.over_lanes(of_one, (False, True, *moves, True), (moves, True))
+    return many(offset, constants, *moving, updates)
 
 
 # --- audits ---
@@ -150,10 +159,11 @@ def _rerun(one: Explicit, constants: Leaves, begin: Begin, updates, limits: Limi
 
     def a_few(at):
         now, moving = at
-        return now + _UNTIL_A_CHECK, in_turns(one_epoch, now, _UNTIL_A_CHECK // AT_ONCE, moving)
+        until = now + _UNTIL_A_CHECK
+        return until, looped(epochs, one.at_once, now, until, moving)
 
-    def one_epoch(offset, moving):
-        return watched(one, offset, constants, moving, updates, limits, is_each)[0]
+    def epochs(offset, moving, count):
+        return watched(one, offset, count, constants, moving, updates, limits, is_each)[0]
 
     def goes_on(at):
         now, (*_, seen) = at

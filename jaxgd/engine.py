@@ -390,40 +390,49 @@ def _truth(one: Explicit, lanes: Lanes, shared: Leaves, slot, first, last, limit
     the limits, and is NaN, for ever, once a cost was NaN or above the ceiling.
     """
 
-    def epoch(constants, params, state, shared, best_cost):
-        cost, _, params, state, shared = one.step(constants, params, state, shared)
-        lowest = jnp.where(cost < best_cost, cost, best_cost)
-        return params, state, shared, jnp.where(cost <= limits.ceiling, lowest, jnp.nan), cost
+    def of_one(count, constants, params, state, shared, best_cost):
+        costs = []
+        for _ in range(count):
+            cost, _, params, state, shared = one.step(constants, params, state, shared)
+            best_cost = jnp.where(cost < best_cost, cost, best_cost)
+            best_cost = jnp.where(cost <= limits.ceiling, best_cost, jnp.nan)
+            costs.append(cost)
+        return params, state, shared, best_cost, costs if limits.records.size else []
 
-    epochs = one.over_lanes(epoch, (True, True, True, False, True), (True, True, False, True, True))
-
-    def one_epoch(now, carry):
-        params, state, shared, best_cost, history, slot = carry
-        *moved, cost = epochs(lanes.constants, params, state, shared, best_cost)
-        return *moved, *_recorded(history, cost, slot, now, limits, one.axis)
+    def epochs(now, carry, count):
+        *moving, history, slot = carry
+        many = one.over_lanes(
+            functools.partial(of_one, count),
+            (True, True, True, False, True),
+            (True, True, False, True, True),
+        )
+        *moved, costs = many(lanes.constants, *moving)
+        return *moved, *_recorded(history, costs, slot, now, limits, one.axis)
 
     begin = (lanes.params, lanes.state, shared, lanes.best_cost, lanes.history, slot)
-    params, state, shared, best_cost, history, slot = looped(one_epoch, first, last, begin)
+    params, state, shared, best_cost, history, slot = looped(epochs, one.at_once, first, last, begin)
     return lanes._replace(params=params, state=state, best_cost=best_cost, history=history), shared, slot, None
 
 
 def _looked_at(one: Explicit, lanes: Lanes, shared: Leaves, slot, first, last, limits: Limits):
     """The same, of lanes with data: each stops at its own end; and what was seen on the way."""
 
-    def one_epoch(now, carry):
+    def epochs(now, carry, count):
         *moving, history, slot = carry
-        moving, cost = watched(one, now - first, lanes.constants, moving, None, limits)
-        return *moving, *_recorded(history, cost, slot, now, limits, one.axis)
+        moving, costs = watched(one, now - first, count, lanes.constants, moving, None, limits)
+        return *moving, *_recorded(history, costs, slot, now, limits, one.axis)
 
     begin = (lanes.params, lanes.state, shared, lanes.best_cost, unseen(one, lanes.params, lanes.best_cost))
-    *moving, history, slot = looped(one_epoch, first, last, (*begin, lanes.history, slot))
+    *moving, history, slot = looped(epochs, one.at_once, first, last, (*begin, lanes.history, slot))
     params, state, shared, best_cost, seen = moving
     return lanes._replace(params=params, state=state, best_cost=best_cost, history=history), shared, slot, seen
 
 
-def _recorded(history, cost, slot, now, limits: Limits, axis: int):
-    """The history with this epoch's cost, if that is kept, and the slot for the next."""
+def _recorded(history, costs, slot, now, limits: Limits, axis: int):
+    """The history with the costs of some epochs from this one on, those that are kept, and the slot for the next."""
     if not limits.records.size:
         return history, slot
-    history = lax.dynamic_update_index_in_dim(history, cost, slot, 1 + axis)
-    return history, slot + (now == limits.records[slot])
+    for offset, cost in enumerate(costs):
+        history = lax.dynamic_update_index_in_dim(history, cost, slot, 1 + axis)
+        slot = slot + (now + offset == limits.records[slot])
+    return history, slot

@@ -1,49 +1,41 @@
-"""What a jaxpr says of its variables and of its work; and a function of one lane, made one of many.
+"""What a jaxpr says of its variables and of its work, and how it is carried out, equation by equation."""
 
-`jax.vmap` moves the lanes to the front wherever numbers of a lane meet arrays of it. Then, at the next
-turn of a loop, they lie one after the other in memory, a few numbers each, and no vector of the machine
-is ever full. Here lanes stay along the last axis in every array, so that what is done to one element
-is done to a row of lanes.
-"""
-
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.extend.core as core
-import jax.numpy as jnp
 from jax import lax
-from jaxtyping import PyTree
 
 # --- what a jaxpr says of its variables ---
 
 
 def lane_dependent(jaxpr: core.Jaxpr, given: Sequence[bool]) -> list[bool]:
     """Which outputs depend on inputs that differ from lane to lane."""
-    differs = _differing(jaxpr, given)
-    return [_is_in(differs, v) for v in jaxpr.outvars]
+    differs = differing(jaxpr, given)
+    return [is_in(differs, v) for v in jaxpr.outvars]
 
 
-def _differing(jaxpr: core.Jaxpr, given: Sequence[bool]) -> set[core.Var]:
+def differing(jaxpr: core.Jaxpr, given: Sequence[bool]) -> set[core.Var]:
+    """All variables that depend on inputs that differ from lane to lane."""
     inputs = [*jaxpr.constvars, *jaxpr.invars]
     differs = {v for v, differs in zip(inputs[len(inputs) - len(given) :], given, strict=True) if differs}
-    for equation, marks in _touched(jaxpr, differs):
-        inner = _entered(equation, marks)
+    for equation, marks in touched(jaxpr, differs):
+        inner = entered(equation, marks)
         out = lane_dependent(*inner) if inner else [True] * len(equation.outvars)
         differs |= {v for v, mark in zip(equation.outvars, out, strict=True) if mark}
     return differs
 
 
-def _is_in(differs: set[core.Var], v: core.Var | core.Literal) -> bool:
+def is_in(differs: set[core.Var], v: core.Var | core.Literal) -> bool:
     return isinstance(v, core.Var) and v in differs
 
 
 def multiplies(jaxpr: core.Jaxpr, given: Sequence[bool]) -> bool:
     """Whether large arrays that both differ from lane to lane are multiplied as matrices."""
-    for equation, marks in _touched(jaxpr, _differing(jaxpr, given)):
-        inner, within = _entered(equation, marks), map(_primitives, core.jaxprs_in_params(equation.params))
+    for equation, marks in touched(jaxpr, differing(jaxpr, given)):
+        inner, within = entered(equation, marks), map(_primitives, core.jaxprs_in_params(equation.params))
         if equation.primitive.name in _PRODUCTS and all(marks) and _multiplications(equation) > _FEW:
             return True
         if multiplies(*inner) if inner else any(names & _PRODUCTS for names in within):
@@ -64,21 +56,21 @@ def _multiplications(equation: Any) -> float:
     return math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
 
 
-def _touched(jaxpr: core.Jaxpr, differs: set[core.Var]) -> Iterator[tuple[Any, list[bool]]]:
+def touched(jaxpr: core.Jaxpr, differs: set[core.Var]) -> Iterator[tuple[Any, list[bool]]]:
     """The equations with an input that differs, and which of their inputs do; `differs` may grow meanwhile."""
     for equation in jaxpr.eqns:
-        marks = [_is_in(differs, v) for v in equation.invars]
+        marks = [is_in(differs, v) for v in equation.invars]
         if any(marks):
             yield equation, marks
 
 
-def _entered(equation: Any, marks: list[bool]) -> tuple[core.Jaxpr, list[bool]] | None:
+def entered(equation: Any, marks: list[bool]) -> tuple[core.Jaxpr, list[bool]] | None:
     """The body that an equation carries out, once or in a scan, and which of the body's inputs ever differ."""
-    if equation.primitive.name not in (*_CALLS, "scan"):
+    if equation.primitive.name not in (*CALLS, "scan"):
         return None
     body = equation.params["jaxpr"]
     body = getattr(body, "jaxpr", body)
-    first, count = (0, 0) if equation.primitive.name in _CALLS else _carried(equation, body)
+    first, count = (0, 0) if equation.primitive.name in CALLS else _carried(equation, body)
     while True:  # what a pass makes differ is carried into the next
         carried = marks[first : first + count]
         after = [a or b for a, b in zip(carried, lane_dependent(body, marks), strict=False)]
@@ -97,7 +89,37 @@ def _carried(scan: Any, body: core.Jaxpr) -> tuple[int, int]:
     return whole(scan.invars, body.invars) - count, count
 
 
-_CALLS = ("jit", "pjit")
+CALLS = ("jit", "pjit")
+
+
+def does_nothing(equation: Any) -> bool:
+    """Whether it sums over no axis, or does its like; of a product or a maximum that is the same."""
+    return equation.primitive.name in _REDUCTIONS and not equation.params["axes"]
+
+
+_REDUCTIONS = {"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_and", "reduce_or"}
+
+
+def is_of_numbers(jaxpr: core.Jaxpr, marks: Sequence[bool]) -> bool:
+    """Whether what differs from lane to lane are single numbers, and nothing is done to them but arithmetic."""
+
+    def is_arithmetic(equation, own):
+        inner = entered(equation, own) if equation.primitive.name in CALLS else None
+        return is_of_numbers(*inner) if inner else equation.primitive.name in ELEMENTWISE or does_nothing(equation)
+
+    differs = differing(jaxpr, marks)
+    all_numbers = all(v.aval.shape == () for v in differs)
+    return all_numbers and all(is_arithmetic(*each) for each in touched(jaxpr, differs))
+
+
+ELEMENTWISE = {
+    *("add", "add_any", "sub", "mul", "div", "rem", "pow", "integer_pow", "square", "sqrt", "rsqrt", "cbrt", "neg"),
+    *("abs", "sign", "max", "min", "clamp", "floor", "ceil", "round", "nextafter", "reduce_precision"),
+    *("exp", "exp2", "expm1", "log", "log1p", "logistic", "erf", "erfc", "erf_inv", "lgamma", "digamma"),
+    *("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh"),
+    *("eq", "ne", "lt", "le", "gt", "ge", "is_finite", "select_n", "and", "or", "xor", "not"),
+    *("shift_left", "shift_right_arithmetic", "shift_right_logical", "convert_element_type", "copy", "copy_p"),
+}
 
 
 def _primitives(jaxpr: core.Jaxpr) -> set[str]:
@@ -148,125 +170,48 @@ def fenced(jaxpr: core.Jaxpr, outputs: slice) -> Callable[..., list[Any]]:
     once = set(v for v in jaxpr.outvars[outputs] if isinstance(v, core.Var))
 
     def carried_out(equation, *values):
-        pairs = zip(equation.outvars, _alone(equation, *values), strict=True)
+        pairs = zip(equation.outvars, alone(equation, *values), strict=True)
         return [lax.optimization_barrier(a) if v in once else a for v, a in pairs]
 
-    return lambda constants, *inputs: _evaluated(jaxpr, constants, inputs, carried_out)
+    return lambda constants, *inputs: evaluated(jaxpr, constants, inputs, carried_out)
 
 
-# --- one lane, made many ---
+def flat(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
+    """The same with all calls of jitted functions written out."""
+
+    def inlined(equation, *values):
+        if does_nothing(equation):
+            return list(values)
+        if equation.primitive.name not in CALLS:
+            return alone(equation, *values)
+        body = equation.params["jaxpr"]
+        return evaluated(body.jaxpr, body.consts, values, inlined)
+
+    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
+    return jax.make_jaxpr(lambda *inputs: evaluated(closed.jaxpr, closed.consts, inputs, inlined))(*shapes)
 
 
-def over_last(function: Callable[..., Any], given: Sequence[bool], made: PyTree) -> Callable[..., Any]:
-    """jax.vmap(function) along the last axis, where the lanes stay in all that happens within.
-
-    Args:
-      function: of one lane.
-      given: for each argument whether it holds a lane's own arrays, or what all lanes share.
-      made: the same of what it returns, or of parts of that, as a prefix of its tree.
-    """
-
-    def many(*arguments):
-        marks = [mark for mark, a in zip(given, arguments, strict=True) for _ in jax.tree.leaves(a)]
-        leaves, tree = jax.tree.flatten(arguments)
-        kinds = list(zip(map(jax.typeof, leaves), marks, strict=True))
-        lanes = next(kind.shape[-1] for kind, mark in kinds if mark)
-        shapes = [jax.ShapeDtypeStruct(a.shape[:-1] if mark else a.shape, a.dtype) for a, mark in kinds]
-        closed, out = jax.make_jaxpr(function, return_shape=True)(*tree.unflatten(shapes))
-        found = _for_many(closed.jaxpr, closed.consts, leaves, marks, lanes)
-        asked = jax.tree.leaves(jax.tree.broadcast(made, out))
-        ends = zip(found, lane_dependent(closed.jaxpr, marks), asked, jax.tree.leaves(out), strict=True)
-        results = [_widened(a, mark, one.shape, lanes) if own else a for a, mark, own, one in ends]
-        return jax.tree.unflatten(jax.tree.structure(out), results)
-
-    return many
-
-
-def _for_many(jaxpr: core.Jaxpr, constants: Sequence[Any], inputs, marks: Sequence[bool], lanes: int) -> list[Any]:
-    """The outputs of a jaxpr of one lane, for many: [..., lane] where they differ from lane to lane."""
-    differs = _differing(jaxpr, marks)
-
-    def carried_out(equation, *values):
-        own = [_is_in(differs, v) for v in equation.invars]
-        return _one_equation(equation, values, own, differs, lanes)
-
-    return _evaluated(jaxpr, constants, inputs, carried_out)
-
-
-def _evaluated(jaxpr: core.Jaxpr, constants, inputs, carried_out: Callable[..., list[Any]]) -> list[Any]:
+def evaluated(jaxpr: core.Jaxpr, constants, inputs, carried_out: Callable[..., list[Any]]) -> list[Any]:
     """The outputs of a jaxpr, each of whose equations is carried out by a function (equation, *values) → results."""
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True))
+    work_out(jaxpr.eqns, known, carried_out)
+    return [value(known, v) for v in jaxpr.outvars]
 
-    def value(v):
-        return v.val if isinstance(v, core.Literal) else known[v]
 
-    for equation in jaxpr.eqns:
-        results = carried_out(equation, *map(value, equation.invars))
+def work_out(equations: Iterable[Any], known: dict[Any, Any], carried_out: Callable[..., list[Any]]) -> None:
+    """Adds the results of equations to what is known."""
+    for equation in equations:
+        results = carried_out(equation, *(value(known, v) for v in equation.invars))
         known.update(zip(equation.outvars, results, strict=True))
-    return list(map(value, jaxpr.outvars))
 
 
-def _one_equation(equation: Any, values: Sequence[Any], own: list[bool], differs: set[core.Var], lanes: int):
-    name, params = equation.primitive.name, equation.params
-    if not any(own):
-        return _alone(equation, *values)
-    if name in _CALLS:
-        body = params["jaxpr"]
-        return _for_many(body.jaxpr, body.consts, values, own, lanes)
-    out = [v.aval.shape for v in equation.outvars]
-    if name in _ELEMENTWISE or name in _ROW_BY_ROW:
-        shapes = out * len(own) if name in _ELEMENTWISE else [v.aval.shape for v in equation.invars]
-        return _alone(equation, *(_widened(*each, lanes) for each in zip(values, own, shapes, strict=True)))
-    if name == "broadcast_in_dim":
-        return [lax.broadcast_in_dim(values[0], (*out[0], lanes), (*params["broadcast_dimensions"], len(out[0])))]
-    if name == "transpose":
-        return [lax.transpose(values[0], (*params["permutation"], len(out[0])))]
-    if name in ("reshape", "squeeze"):
-        return [values[0].reshape(*out[0], lanes)]
-    if name == "dot_general" and all(own):
-        return [_summed(*values, params["dimension_numbers"]).astype(equation.outvars[0].aval.dtype)]
-    axes = [-1 if mark else None for mark in own]
-    ends = [-1 if v in differs else None for v in equation.outvars]
-    return jax.vmap(functools.partial(_alone, equation), axes, ends)(*values)
+def value(known: dict[Any, Any], v: core.Var | core.Literal) -> Any:
+    return v.val if isinstance(v, core.Literal) else known[v]
 
 
-def _summed(a: Any, b: Any, numbers: Any) -> Any:
-    """A product of small matrices [..., lane] as a sum of products, each of a row of lanes."""
-    (summed_a, summed_b), (along_a, along_b) = numbers
-    free_a, free_b = (
-        [axis for axis in range(one.ndim - 1) if axis not in (*summed, *along)]
-        for one, summed, along in ((a, summed_a, along_a), (b, summed_b, along_b))
-    )
-    a = lax.transpose(a, (*along_a, *free_a, *summed_a, a.ndim - 1))
-    b = lax.transpose(b, (*along_b, *free_b, *summed_b, b.ndim - 1))
-    first, last = len(along_a), len(along_a) + len(free_a) + len(free_b)  # where b is wide, and what is summed begins
-    a = jnp.expand_dims(a, tuple(range(first + len(free_a), last)))
-    b = jnp.expand_dims(b, tuple(range(first, first + len(free_a))))
-    return jnp.sum(a * b, tuple(range(last, last + len(summed_a))))
-
-
-def _alone(equation: Any, *values: Any) -> list[Any]:
+def alone(equation: Any, *values: Any) -> list[Any]:
     """What one equation makes of the values of its inputs."""
     primitive = equation.primitive
     with equation.ctx.manager:
         results = primitive.bind(*values, **primitive.get_bind_params(equation.params))
     return results if primitive.multiple_results else [results]
-
-
-def _widened(value: Any, is_own: bool, shape: tuple[int, ...], lanes: int) -> Any:
-    """An array, or one number, of one lane or of all, in this shape for each lane."""
-    if not is_own:
-        return jnp.broadcast_to(jnp.expand_dims(value, -1), (*shape, lanes))
-    dimensions = range(len(shape) + 1 - value.ndim, len(shape) + 1)
-    return value if value.ndim > len(shape) else lax.broadcast_in_dim(value, (*shape, lanes), tuple(dimensions))
-
-
-_ROW_BY_ROW = {"concatenate", "stack", "optimization_barrier"}  # a further axis changes nothing for them
-_ELEMENTWISE = {
-    *("add", "add_any", "sub", "mul", "div", "rem", "pow", "integer_pow", "square", "sqrt", "rsqrt", "cbrt", "neg"),
-    *("abs", "sign", "max", "min", "clamp", "floor", "ceil", "round", "nextafter", "reduce_precision"),
-    *("exp", "exp2", "expm1", "log", "log1p", "logistic", "erf", "erfc", "erf_inv", "lgamma", "digamma"),
-    *("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh"),
-    *("eq", "ne", "lt", "le", "gt", "ge", "is_finite", "select_n", "and", "or", "xor", "not"),
-    *("shift_left", "shift_right_arithmetic", "shift_right_logical", "convert_element_type", "copy", "copy_p"),
-}

@@ -10,7 +10,6 @@ from jaxgd.program import Explicit, Leaves
 
 SEGMENT = 50  # epochs between two looks at who has ended; also the longest window
 SEGMENT_OF_BATCHES = 10  # the same, where each epoch makes several updates
-AT_ONCE = 2  # epochs per turn of a loop, which saves copies; of more, XLA computes each epoch several times
 
 
 class Limits(NamedTuple):
@@ -86,19 +85,10 @@ def segment_end(one: Explicit, first, limits: Limits):
     return first + 1 + (limits.epochs - first - 1) % length_of(one)
 
 
-def looped(one_epoch: Callable[[Any, Any], Any], first, last, begin: Any) -> Any:
-    """What comes of the epochs from `first` to `last`, several in a turn."""
-    turns = (last - first) // AT_ONCE
-    carry = in_turns(one_epoch, first, turns, begin)
-    return lax.fori_loop(first + turns * AT_ONCE, last, one_epoch, carry)
-
-
-def in_turns(one_epoch: Callable[[Any, Any], Any], first, turns, begin: Any) -> Any:
-    """What comes of so many turns from epoch `first` on."""
-
-    def one_turn(turn, carry):
-        for now in range(AT_ONCE):
-            carry = one_epoch(first + turn * AT_ONCE + now, carry)
+def looped(epochs: Callable[[Any, Any, int], Any], at_once: int, first, last, begin: Any) -> Any:
+    """What comes of the epochs from `first` to `last`, so many at once: `epochs` makes them of what was before."""
+    turns = (last - first) // at_once
+    carry = lax.fori_loop(0, turns, lambda turn, carry: epochs(first + turn * at_once, carry, at_once), begin)
+    if at_once == 1:
         return carry
-
-    return lax.fori_loop(0, turns, one_turn, begin)
+    return lax.fori_loop(first + turns * at_once, last, lambda now, carry: epochs(now, carry, 1), carry)

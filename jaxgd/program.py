@@ -12,7 +12,7 @@ import jax.extend.core as core
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jaxgd import jaxprs
+from jaxgd import jaxprs, rows
 from jaxgd.descent import Descent, opened
 
 Leaves = list[Array]
@@ -45,8 +45,16 @@ class Explicit(NamedTuple):
     axis: int  # along which the lanes lie
     has_data: bool
     has_batches: bool  # several of them, so that no update follows the grads of the whole data
+    in_one_kernel: bool  # whether a CPU has one kernel for all that is done to a row of lanes
 
-    def over_lanes(self, function: Callable[..., Any], given: Sequence[bool], made: PyTree = True) -> Callable:
+    @property
+    def at_once(self) -> int:
+        """Epochs per turn of a loop: they save copies; but if each array has a kernel, it computes them all again."""
+        return 10 if self.in_one_kernel else 2
+
+    def over_lanes(
+        self, function: Callable[..., Any], given: Sequence[bool], made: PyTree = True
+    ) -> Callable[..., Any]:
         """A function of one lane for many, which lie along the axis.
 
         Args:
@@ -55,7 +63,7 @@ class Explicit(NamedTuple):
           made: the same of what it returns, or of parts of that.
         """
         if self.axis == -1:
-            return jaxprs.over_last(function, given, made)
+            return rows.over_last(function, given, made, self.in_one_kernel)
         return jax.vmap(function, *jax.tree.map(lambda own: 0 if own else None, (list(given), made)))
 
 
@@ -92,14 +100,14 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
         if after == own_state:
             break
         own_state = after
+    own = [*own_constants, *[True] * params, *own_state]
+    axis = 0 if jaxprs.multiplies(step, own) and not known["has_data"] else -1
+    is_cheap, on_cpu = jaxprs.work(step) < _CHEAP, platform == "cpu"
     carried_out = functools.partial(jax.core.eval_jaxpr, step)
-    if platform == "cpu" and jaxprs.work(step) >= _FENCED:
+    if on_cpu and not is_cheap:
         carried_out = jaxprs.fenced(step, slice(1, 1 + params))
-    products = jaxprs.multiplies(step, [*own_constants, *[True] * params, *own_state])
-    axis = 0 if products and not known["has_data"] else -1
 
     def begin(arguments, size):
-        own = [*own_constants, *[True] * params, *own_state]
         many = jax.vmap(
             lambda arguments: jax.core.eval_jaxpr(closed.jaxpr, closed.consts, *jax.tree.leaves(arguments)),
             out_axes=[axis if mine else None for mine in own],
@@ -121,10 +129,11 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
     def metrics_of(*lane):
         return known["metrics"].unflatten(everything(*lane)[1 + 2 * params + len(own_state) :])
 
-    return Explicit(begin, step_one, metrics_of, known["params"], axis, known["has_data"], known["has_batches"])
+    kinds = (known["has_data"], known["has_batches"], on_cpu and is_cheap and jaxprs.is_of_numbers(step, own))
+    return Explicit(begin, step_one, metrics_of, known["params"], axis, *kinds)
 
 
-_FENCED = 100  # operations of a step from which on it pays to write its grads to memory, and not to compute them twice
+_CHEAP = 100  # operations of a step, below which it is no loss to compute its grads for each array that comes of them
 
 
 def _cut(leaves: Sequence[Any], sizes: tuple[int, ...]) -> list[list[Any]]:
