@@ -32,7 +32,7 @@ class Explicit(NamedTuple):
     """A lane taken apart into pure functions of leaves.
 
     Lanes lie along the last axis of every array that is their own, so that whatever is done to one
-    element of the params is done to a row of lanes; but along the first if matrices of theirs are
+    element of the params is done to a row of lanes; but along the first if large matrices of theirs are
     multiplied, which is how libraries expect them. Lanes that share data lie along the last again: so
     one product takes the data to all of them.
     """

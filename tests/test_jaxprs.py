@@ -5,9 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxgd import jaxprs, program
+from jaxgd import Descent, jaxprs, program
 
 
 def test_a_scan_carries_on_what_differs():
@@ -52,3 +53,51 @@ def test_what_is_fenced_is_computed_once_on_cpus():
     (plain, expected), (ours, found) = sines(functools.partial(jax.core.eval_jaxpr, closed.jaxpr)), sines(fenced)
     assert (plain, ours) == (3, 1)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_compiler_that_knows_no_fences_compiles_without(monkeypatch):
+    asked = []
+
+    class Lowered:
+        def compile(self, compiler_options):
+            asked.append(compiler_options)
+            if "cse_barrier_expander" in compiler_options["xla_disable_hlo_passes"]:
+                raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: opt-barrier")
+            return "compiled"
+
+    assert program._compiled(Lowered(), program._OPTIONS["cpu"], has_fences=True) == "compiled"
+    assert asked[1:] == [program._OPTIONS["cpu"]]
+    assert program._compiled(Lowered(), program._OPTIONS["cpu"], has_fences=False) == "compiled"
+
+
+def _bowl(params):
+    return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+
+
+def _waves(params):
+    return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    ("platform", "cost", "start", "in_one_kernel", "fences"),
+    [
+        ("cpu", _bowl, (1.0, 2.0), True, 0),
+        ("cpu", _bowl, jnp.ones(2), False, 0),
+        ("cpu", _waves, (1.0, 2.0), False, 2),
+        ("cpu", _waves, jnp.ones(2), False, 1),
+        ("gpu", _bowl, (1.0, 2.0), False, 0),
+        ("gpu", _waves, jnp.ones(2), False, 0),
+    ],
+)
+def test_only_cpus_get_kernels_of_many_arrays_and_fences(platform, cost, start, in_one_kernel, fences):
+    def lane(learning_rate):
+        return Descent(cost, start, optax.sgd(learning_rate))
+
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    one = program.explicit(lane, {"learning_rate": number}, platform)
+    begun = jax.eval_shape(
+        lambda rates: one.begin({"learning_rate": rates}, 1), jax.ShapeDtypeStruct((1,), jnp.float32)
+    )
+    step = jax.make_jaxpr(one.step)(*jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[:-1], a.dtype), begun))
+    assert one.in_one_kernel is in_one_kernel
+    assert str(step).count("optimization_barrier") == fences
