@@ -193,10 +193,12 @@ def compiled(function: Callable[..., Any], inputs: PyTree, device: Any, *, alone
 
 def compilations() -> int:
     """How many programs this process has compiled so far."""
-    return len(_executables)
+    return _compilations
 
 
-_executables: dict[tuple[str, Any, Any], Any] = {}
+_compilations = 0
+_executables: dict[tuple[str, Any, Any], Any] = {}  # the last ones, those used last at the end
+_KEPT = 64  # of them: each takes hundreds of memory maps, of which a process may have only so many
 _EMBEDDED = 1 << 24  # characters of program text, two for each byte of a constant in it
 _PASSES = "xla_disable_hlo_passes"
 _UNFENCED = "cse_barrier_expander,small-while-loop-hoisting"  # take fences away; make one kernel of all in a loop
@@ -217,12 +219,18 @@ def _executable(lowered: Any, device: Any, again: bool) -> Any:
             stacklevel=3,
         )
     key = (hashlib.sha256(text.encode()).hexdigest(), lowered.in_tree, device)
-    if again or key not in _executables:
-        _executables[key] = _compiled(lowered, _OPTIONS.get(device.platform, {}), "optimization_barrier" in text)
-    return _executables[key]
+    executable = None if again else _executables.pop(key, None)
+    if executable is None:
+        executable = _compiled(lowered, _OPTIONS.get(device.platform, {}), "optimization_barrier" in text)
+        while len(_executables) >= _KEPT:
+            _executables.pop(next(iter(list(_executables))), None)
+    _executables[key] = executable
+    return executable
 
 
 def _compiled(lowered: Any, options: dict[str, Any], has_fences: bool) -> Any:
+    global _compilations
+    _compilations += 1
     if not has_fences or _PASSES not in options:
         return lowered.compile(compiler_options=options)
     try:

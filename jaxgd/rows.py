@@ -27,7 +27,6 @@ from jaxgd.jaxprs import (
     is_in,
     is_of_numbers,
     lane_dependent,
-    touched,
     value,
     work_out,
 )
@@ -140,9 +139,11 @@ def _in_one_kernel(jaxpr: core.Jaxpr, constants: Sequence[Any], inputs, marks: S
     """
     differs = differing(jaxpr, marks)
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True))
-    within = [equation for equation, _ in touched(jaxpr, differs)]
+    within, before = [], []
+    for equation in jaxpr.eqns:
+        (within if any(is_in(differs, v) for v in equation.invars) else before).append(equation)
+    work_out(before, known, alone)
     inside = {v for equation in within for v in equation.outvars}
-    work_out((equation for equation in jaxpr.eqns if equation not in within), known, alone)
     made = list(dict.fromkeys(v for v in jaxpr.outvars if is_in(inside, v)))
     within = _needed(within, made)
     read = dict.fromkeys(v for equation in within for v in equation.invars if is_in(known, v))
@@ -152,13 +153,15 @@ def _in_one_kernel(jaxpr: core.Jaxpr, constants: Sequence[Any], inputs, marks: S
         known = {place.own: number for place, number in zip(places, own, strict=True)}
         known |= {place.shared: number for place, number in zip(places, shared, strict=True)}
         work_out(within, known, alone)
-        return tuple(lax.convert_element_type(known[place.out], place.dtype) for place in places)
+        return tuple(
+            lax.convert_element_type(known[place.out or place.own or place.shared], place.dtype) for place in places
+        )
 
     if made:
         own = tuple(jnp.zeros(lanes, place.dtype) if place.own is None else known[place.own] for place in places)
         shared = tuple(jnp.asarray(0 if place.shared is None else known[place.shared], place.dtype) for place in places)
         results = lax.reduce_window(own, shared, of_one, (1,), (1,), "VALID")
-        known.update(zip((place.out for place in places), results, strict=True))
+        known.update({place.out: row for place, row in zip(places, results, strict=True) if place.out})
     return [value(known, v) for v in jaxpr.outvars]
 
 
@@ -168,7 +171,7 @@ class _Place(NamedTuple):
     dtype: Any
     own: core.Var | None  # a lane's own number
     shared: core.Var | None  # one that all lanes share
-    out: core.Var | None  # what is made of them; where nothing is, the number that came in
+    out: core.Var | None  # what is made of them; in a place for which there is nothing, what came in comes out
 
 
 def _places(own: Sequence[core.Var], shared: Sequence[core.Var], made: Sequence[core.Var]) -> list[_Place]:
@@ -177,7 +180,7 @@ def _places(own: Sequence[core.Var], shared: Sequence[core.Var], made: Sequence[
     for dtype in dict.fromkeys(v.aval.dtype for v in [*own, *shared, *made]):
         columns = ([v for v in column if v.aval.dtype == dtype] for column in (own, shared, made))
         places += [_Place(dtype, *row) for row in itertools.zip_longest(*columns)]
-    return [place._replace(out=place.out or place.own or place.shared) for place in places]
+    return places
 
 
 def _needed(equations: Sequence[Any], made: Sequence[core.Var]) -> list[Any]:

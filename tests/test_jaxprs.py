@@ -70,6 +70,23 @@ def test_a_compiler_that_knows_no_fences_compiles_without(monkeypatch):
     assert program._compiled(Lowered(), program._OPTIONS["cpu"], has_fences=False) == "compiled"
 
 
+def test_of_many_programs_the_last_are_kept(monkeypatch):
+    monkeypatch.setattr(program, "_KEPT", 3)
+    monkeypatch.setattr(program, "_executables", {})
+
+    def run(size):
+        made = program.compiled(lambda x: x + 1, [jax.ShapeDtypeStruct((size,), jnp.float32)], jax.devices("cpu")[0])
+        return made.run(jnp.zeros(size)).shape, program.compilations()
+
+    begun = program.compilations()
+    assert [run(size) for size in (1, 2, 3, 1, 4)] == [
+        ((n,), begun + c) for n, c in [(1, 1), (2, 2), (3, 3), (1, 3), (4, 4)]
+    ]
+    assert len(program._executables) == 3
+    assert run(1) == ((1,), begun + 4)  # used after 2, and so kept longer
+    assert run(2) == ((2,), begun + 5)
+
+
 def _bowl(params):
     return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
 

@@ -103,6 +103,7 @@ OF_NUMBERS = {
     "the same twice": lambda x, y, n, c: (lambda z: (z, z, x, x))(x + y),
     "nothing made": lambda x, y, n, c: (x, c, 2.0),
     "what lanes share": lambda x, y, n, c: (c * 2, x + jnp.sqrt(c), 3),
+    "more that lanes share than they have": lambda x, y, n, c: (x * c + (c + 1) * y * (c - 2) - (c / 3), c - 2, c / 3),
     "nothing of a lane": lambda x, y, n, c: c + 1,
 }
 
