@@ -27,6 +27,7 @@ from jaxgd.jaxprs import (
     is_in,
     is_of_numbers,
     lane_dependent,
+    multiplications,
     value,
     work_out,
 )
@@ -93,7 +94,7 @@ def _one_equation(equation: Any, values: Sequence[Any], own: list[bool], differs
         return [lax.transpose(values[0], (*params["permutation"], len(out[0])))]
     if name in ("reshape", "squeeze"):
         return [values[0].reshape(*out[0], lanes)]
-    if name == "dot_general" and all(own):
+    if name == "dot_general" and all(own) and multiplications(equation) <= _SUMMED:
         return [_summed(*values, params["dimension_numbers"]).astype(equation.outvars[0].aval.dtype)]
     axes = [-1 if mark else None for mark in own]
     ends = [-1 if v in differs else None for v in equation.outvars]
@@ -123,6 +124,7 @@ def _widened(value: Any, is_own: bool, shape: tuple[int, ...], lanes: int) -> An
     return value if value.ndim > len(shape) else lax.broadcast_in_dim(value, (*shape, lanes), tuple(dimensions))
 
 
+_SUMMED = 20_000  # multiplications: so many take less, or not much more, than to move the lanes to the front and back
 _ROW_BY_ROW = {"concatenate", "stack", "optimization_barrier"}  # a further axis changes nothing for them
 
 
