@@ -8,6 +8,7 @@ is done to a row of lanes.
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +28,6 @@ from jaxgd.jaxprs import (
     is_in,
     is_of_numbers,
     lane_dependent,
-    multiplications,
     value,
     work_out,
 )
@@ -94,11 +94,23 @@ def _one_equation(equation: Any, values: Sequence[Any], own: list[bool], differs
         return [lax.transpose(values[0], (*params["permutation"], len(out[0])))]
     if name in ("reshape", "squeeze"):
         return [values[0].reshape(*out[0], lanes)]
-    if name == "dot_general" and all(own) and multiplications(equation) <= _SUMMED:
+    if name == "dot_general" and all(own) and _is_narrow(equation):
         return [_summed(*values, params["dimension_numbers"]).astype(equation.outvars[0].aval.dtype)]
     axes = [-1 if mark else None for mark in own]
     ends = [-1 if v in differs else None for v in equation.outvars]
     return jax.vmap(functools.partial(alone, equation), axes, ends)(*values)
+
+
+def _is_narrow(product: Any) -> bool:
+    """Whether a product has a short side: to move lanes to the front for it would cost more than it saves."""
+    (summed, _), (along, _) = product.params["dimension_numbers"]
+    a, b = (math.prod(v.aval.shape) for v in product.invars)
+    shape = product.invars[0].aval.shape
+    inner, each = (math.prod(shape[axis] for axis in axes) for axes in (summed, along))
+    return min(inner, a // max(1, inner * each), b // max(1, inner * each)) < _WIDE
+
+
+_WIDE = 32
 
 
 def _summed(a: Any, b: Any, numbers: Any) -> Any:
@@ -124,7 +136,6 @@ def _widened(value: Any, is_own: bool, shape: tuple[int, ...], lanes: int) -> An
     return value if value.ndim > len(shape) else lax.broadcast_in_dim(value, (*shape, lanes), tuple(dimensions))
 
 
-_SUMMED = 20_000  # multiplications: so many take less, or not much more, than to move the lanes to the front and back
 _ROW_BY_ROW = {"concatenate", "stack", "optimization_barrier"}  # a further axis changes nothing for them
 
 

@@ -34,6 +34,7 @@ FUNCTIONS = {
         jnp.einsum("bij,jbk->bki", a.reshape(1, 5, 2), a.reshape(2, 1, 5)),
         jnp.einsum("ij,ij->", a.reshape(5, 2), a.reshape(5, 2)),
         jnp.outer(a, a) @ a,
+        jnp.tile(a.reshape(2, 5), (20, 8)) @ jnp.tile(a.reshape(5, 2), (8, 20)),
     ),
     "order": lambda a, s, c: (jnp.sort(a), jnp.argsort(a)),
     "functions within": lambda a, s, c: (jax.nn.logsumexp(a), jax.nn.relu(s), jax.jit(lambda a: a * s)(a)),
