@@ -275,6 +275,18 @@ def up_down(x, y):
 
 SWEEPS = {
     "a learning rate": a_table({"learning_rate": RATES}, valley, depth),
+    "every mark there is": a_table(
+        {"learning_rate": RATES},
+        lambda learning_rate: np.select(
+            [learning_rate < 4, learning_rate < 8, learning_rate < 12, learning_rate < 18],
+            [DESCENDING, TRAPPED, OSCILLATING, CONVERGED],
+            DIVERGED,
+        ),
+        depth,
+        target_epoch=lambda learning_rate: np.where((learning_rate >= 12) & (learning_rate < 18), 30.0, np.nan),
+    )
+    .assign(known_limit=((), RATES[16], {"along": "learning_rate"}))
+    .assign_attrs(target=1e-3),
     "no known minimum": a_table(
         {"learning_rate": RATES}, valley, lambda learning_rate: depth(learning_rate) - 3, minimum=None, start_cost=4.0
     ),

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from jaxgd.outcome import OUTCOMES
 from jaxgd.show.atlas import drawn, height_map, outcome_map
 from jaxgd.show.scales import has, is_log, longest, rows
-from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, RC, titled
+from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, RC, legend_below, titled
 from jaxgd.show.tables import is_axis
 from jaxgd.show.terrain import last_costs, representative, words
 from jaxgd.table import REPLICATES, best, edges, selected_by, tried
@@ -134,14 +134,7 @@ def _strips(rows: Rows, along: str, title: str) -> Figure:
     handles = {label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     best_of_all = _best_in_legend(next(iter(rows.values())))
     every_label = (*map(_in_legend, OUTCOMES), "median", best_of_all, "edge", "known limit")
-    order = [label for label in every_label if label in handles]
-    figure.legend(
-        [handles[label] for label in order],
-        order,
-        loc="outside lower center",
-        ncols=min(len(order), 6),
-        columnspacing=1.2,
-    )
+    legend_below(figure, {label: handles[label] for label in every_label if label in handles})
     return titled(figure, title)
 
 

@@ -59,3 +59,9 @@ def titled(figure: Any, title: str) -> Any:
     across = int(figure.get_size_inches()[0] * 10)  # letters of this size to the inch, with room to spare
     figure.suptitle(textwrap.fill(visible(title), across), x=0.01, ha="left", parse_math=False)
     return figure
+
+
+def legend_below(figure: Any, entries: dict[str, Any]) -> None:
+    """A legend of handles by label, below all axes, in as many columns as its longest label leaves room for."""
+    across = max(1, int(figure.get_size_inches()[0] * 13) // (max(map(len, entries)) + 6))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), across))

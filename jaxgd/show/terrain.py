@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from jaxgd.landscape import projected
 from jaxgd.outcome import DIVERGED, OUTCOMES
 from jaxgd.show.relief import relief
-from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, RC, titled
+from jaxgd.show.style import COLOURS, DASHES, LINES, MARKS, RC, legend_below, titled
 
 if TYPE_CHECKING:
     import xarray
@@ -292,5 +292,4 @@ def _legend(figure: Figure, axes: Axes, by_outcome: bool = False) -> None:
     entries = dict(zip(labels, handles, strict=True))
     entries = {label: entries[label] for label in entries if label}
     if entries:
-        across = max(1, int(figure.get_size_inches()[0] * 13) // (max(map(len, entries)) + 6))
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), across))
+        legend_below(figure, entries)
