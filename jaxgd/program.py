@@ -50,7 +50,7 @@ class Explicit(NamedTuple):
     @property
     def at_once(self) -> int:
         """Epochs per turn of a loop: they save copies; but if each array has a kernel, it computes them all again."""
-        return 10 if self.in_one_kernel else 2
+        return 5 if self.in_one_kernel else 2
 
     def over_lanes(
         self, function: Callable[..., Any], given: Sequence[bool], made: PyTree = True
