@@ -173,7 +173,7 @@ def fenced(jaxpr: core.Jaxpr, outputs: slice) -> Callable[..., list[Any]]:
         pairs = zip(equation.outvars, alone(equation, *values), strict=True)
         return [lax.optimization_barrier(a) if v in once else a for v, a in pairs]
 
-    return lambda constants, *inputs: evaluated(jaxpr, constants, inputs, carried_out)
+    return lambda constants, *inputs: results_of(jaxpr, constants, inputs, carried_out)
 
 
 def flat(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
@@ -185,13 +185,13 @@ def flat(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
         if equation.primitive.name not in CALLS:
             return alone(equation, *values)
         body = equation.params["jaxpr"]
-        return evaluated(body.jaxpr, body.consts, values, inlined)
+        return results_of(body.jaxpr, body.consts, values, inlined)
 
     shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
-    return jax.make_jaxpr(lambda *inputs: evaluated(closed.jaxpr, closed.consts, inputs, inlined))(*shapes)
+    return jax.make_jaxpr(lambda *inputs: results_of(closed.jaxpr, closed.consts, inputs, inlined))(*shapes)
 
 
-def evaluated(jaxpr: core.Jaxpr, constants, inputs, carried_out: Callable[..., list[Any]]) -> list[Any]:
+def results_of(jaxpr: core.Jaxpr, constants, inputs, carried_out: Callable[..., list[Any]]) -> list[Any]:
     """The outputs of a jaxpr, each of whose equations is carried out by a function (equation, *values) → results."""
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True))
     work_out(jaxpr.eqns, known, carried_out)

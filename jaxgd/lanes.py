@@ -89,6 +89,4 @@ def looped(epochs: Callable[[Any, Any, int], Any], at_once: int, first, last, be
     """What comes of the epochs from `first` to `last`, so many at once: `epochs` makes them of what was before."""
     turns = (last - first) // at_once
     carry = lax.fori_loop(0, turns, lambda turn, carry: epochs(first + turn * at_once, carry, at_once), begin)
-    if at_once == 1:
-        return carry
     return lax.fori_loop(first + turns * at_once, last, lambda now, carry: epochs(now, carry, 1), carry)

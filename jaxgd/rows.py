@@ -23,11 +23,11 @@ from jaxgd.jaxprs import (
     ELEMENTWISE,
     alone,
     differing,
-    evaluated,
     flat,
     is_in,
     is_of_numbers,
     lane_dependent,
+    results_of,
     value,
     work_out,
 )
@@ -74,7 +74,7 @@ def _for_many(jaxpr: core.Jaxpr, constants: Sequence[Any], inputs, marks: Sequen
         own = [is_in(differs, v) for v in equation.invars]
         return _one_equation(equation, values, own, differs, lanes)
 
-    return evaluated(jaxpr, constants, inputs, carried_out)
+    return results_of(jaxpr, constants, inputs, carried_out)
 
 
 def _one_equation(equation: Any, values: Sequence[Any], own: list[bool], differs: set[core.Var], lanes: int):
