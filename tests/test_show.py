@@ -285,7 +285,11 @@ SWEEPS = {
         depth,
         target_epoch=lambda learning_rate: np.where((learning_rate >= 12) & (learning_rate < 18), 30.0, np.nan),
     )
-    .assign(known_limit=((), RATES[16], {"along": "learning_rate"}))
+    .assign(
+        known_limit=((), RATES[16], {"along": "learning_rate"}),
+        limit_formula=((), "2/λ"),
+        sharpness=((), 2 / RATES[16]),
+    )
     .assign_attrs(target=1e-3),
     "no known minimum": a_table(
         {"learning_rate": RATES}, valley, lambda learning_rate: depth(learning_rate) - 3, minimum=None, start_cost=4.0
