@@ -97,7 +97,7 @@ def watched(one: Explicit, offset, count: int, constants: Leaves, moving, update
         return moving, costs if one.has_data else []
 
     moves = (True, True, is_each, True, True)
-    many = one.over_lanes(of_one, (False, True, *moves, True), (moves, True))
+    many = one.over_lanes(of_one, (False, True, *moves, True), (moves, True), as_one=True)
     return many(offset, constants, *moving, updates)
 
 
@@ -160,7 +160,7 @@ def _rerun(one: Explicit, constants: Leaves, begin: Begin, updates, limits: Limi
     def a_few(at):
         now, moving = at
         until = now + _UNTIL_A_CHECK
-        return until, looped(epochs, one.at_once, now, until, moving)
+        return until, looped(epochs, one, now, until, moving)
 
     def epochs(offset, moving, count):
         return watched(one, offset, count, constants, moving, updates, limits, is_each)[0]
@@ -190,7 +190,7 @@ def figures(
     """
     watch, ends = _last_look(one, watch, start, end, shared, is_each)
     counts = (end.epochs, end.best_epoch, start.best_cost, end.best_cost, decided, made)
-    return one.over_lanes(functools.partial(_figures, limits), [True] * 8)(watch, ends, *counts)
+    return one.over_lanes(functools.partial(_figures, limits), [True] * 8, as_one=True)(watch, ends, *counts)
 
 
 def _last_look(one: Explicit, watch: Watch, start: Lanes, end: Lanes, shared: Leaves, is_each) -> tuple[Watch, _Ends]:
@@ -198,7 +198,7 @@ def _last_look(one: Explicit, watch: Watch, start: Lanes, end: Lanes, shared: Le
     norms = one.over_lanes(norm, (True,))
     cost, grads = evaluated(one, end, shared, is_each)
     finite = one.over_lanes(is_finite, (True, True))(end.params, cost)
-    watch = one.over_lanes(look, [True] * 4)(watch, end.params, cost, None if one.has_batches else grads)
+    watch = one.over_lanes(look, [True] * 4, as_one=True)(watch, end.params, cost, None if one.has_batches else grads)
     cost, grads = evaluated(one, end._replace(params=watch.params), shared, is_each)
     once = one.over_lanes(is_finite, (True, True))(watch.params, cost)
     cost, gradient_norm = (jnp.where(once, a, jnp.nan) for a in (cost, norms(grads)))

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgd.audit import Seen, audited, epoch_of_low, figures, unseen, updates_made, watched
 from jaxgd.descent import Descent, norm
-from jaxgd.lanes import Begin, Lanes, Last, Limits, evaluated, length_of, looped, segment_end, within
+from jaxgd.lanes import Begin, Lanes, Last, Limits, costs, length_of, looped, segment_end, within
 from jaxgd.outcome import NEVER, choose
 from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 
@@ -194,7 +194,7 @@ def _by_block(one: Explicit, lanes: tuple, block: int, function: Callable[..., A
     """
 
     def many(*lanes):
-        own = one.over_lanes(function, (True, True, True))(*lanes)
+        own = one.over_lanes(function, (True, True, True), as_one=True)(*lanes)
         return jax.tree.map(lambda a: jnp.moveaxis(a, one.axis, 0), own)
 
     if not one.has_data:
@@ -304,7 +304,7 @@ def _segments(one: Explicit, lanes: Lanes, goes, shared: Leaves, slot, first, un
         begin = _begin_of(lanes, first, shared)
         move = _looked_at if one.has_data else _truth
         moved, after, slot, seen = move(one, lanes, shared, segment.slot, first, last, limits)
-        ended = goes & ~(within(moved.best_cost, limits) & within(evaluated(one, moved, after)[0], limits))
+        ended = goes & ~(within(moved.best_cost, limits) & within(costs(one, moved, after), limits))
         fell = goes & (moved.best_cost < begin.best_cost)
         if one.has_data:
             low = jnp.where(fell, epoch_of_low(seen.clock, first), lanes.best_epoch)
@@ -405,12 +405,13 @@ def _truth(one: Explicit, lanes: Lanes, shared: Leaves, slot, first, last, limit
             functools.partial(of_one, count),
             (True, True, True, False, True),
             (True, True, False, True, True),
+            as_one=True,
         )
         *moved, costs = many(lanes.constants, *moving)
         return *moved, *_recorded(history, costs, slot, now, limits, one.axis)
 
     begin = (lanes.params, lanes.state, shared, lanes.best_cost, lanes.history, slot)
-    params, state, shared, best_cost, history, slot = looped(epochs, one.at_once, first, last, begin)
+    params, state, shared, best_cost, history, slot = looped(epochs, one, first, last, begin)
     return lanes._replace(params=params, state=state, best_cost=best_cost, history=history), shared, slot, None
 
 
@@ -423,7 +424,7 @@ def _looked_at(one: Explicit, lanes: Lanes, shared: Leaves, slot, first, last, l
         return *moving, *_recorded(history, costs, slot, now, limits, one.axis)
 
     begin = (lanes.params, lanes.state, shared, lanes.best_cost, unseen(one, lanes.params, lanes.best_cost))
-    *moving, history, slot = looped(epochs, one.at_once, first, last, (*begin, lanes.history, slot))
+    *moving, history, slot = looped(epochs, one, first, last, (*begin, lanes.history, slot))
     params, state, shared, best_cost, seen = moving
     return lanes._replace(params=params, state=state, best_cost=best_cost, history=history), shared, slot, seen
 

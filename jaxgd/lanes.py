@@ -63,7 +63,13 @@ def evaluated(
     def evaluate(constants, params, state, shared):
         return one.step(constants, params, state, shared)[:2]
 
-    many = one.over_lanes(evaluate, (True, True, True, is_each))
+    many = one.over_lanes(evaluate, (True, True, True, is_each), as_one=True)
+    return many(lanes.constants, lanes.params, lanes.state, shared)
+
+
+def costs(one: Explicit, lanes: Lanes, shared: Leaves) -> Float[Array, " lane"]:
+    """Cost where the lanes are."""
+    many = one.over_lanes(lambda *lane: one.step(*lane)[0], (True, True, True, False))
     return many(lanes.constants, lanes.params, lanes.state, shared)
 
 
@@ -85,8 +91,23 @@ def segment_end(one: Explicit, first, limits: Limits):
     return first + 1 + (limits.epochs - first - 1) % length_of(one)
 
 
-def looped(epochs: Callable[[Any, Any, int], Any], at_once: int, first, last, begin: Any) -> Any:
-    """What comes of the epochs from `first` to `last`, so many at once: `epochs` makes them of what was before."""
-    turns = (last - first) // at_once
-    carry = lax.fori_loop(0, turns, lambda turn, carry: epochs(first + turn * at_once, carry, at_once), begin)
-    return lax.fori_loop(first + turns * at_once, last, lambda now, carry: epochs(now, carry, 1), carry)
+def looped(epochs: Callable[[Any, Any, int], Any], one: Explicit, first, last, begin: Any) -> Any:
+    """What comes of the epochs from `first` to `last`: `epochs` makes so many of them of what was before.
+
+    Two at once save copies; more would make the machine wait, for each depends on the one before. Where
+    they are one kernel, a turn has several: with but one it would have to copy all that this makes.
+    """
+    kernels = _KERNELS if one.in_one_kernel else 1
+    turns = (last - first) // (_AT_ONCE * kernels)
+
+    def one_turn(turn, carry):
+        for index in range(kernels):
+            carry = epochs(first + _AT_ONCE * (turn * kernels + index), carry, _AT_ONCE)
+        return carry
+
+    carry = lax.fori_loop(0, turns, one_turn, begin)
+    rest = first + turns * (_AT_ONCE * kernels)
+    return lax.fori_loop(rest, last, lambda now, carry: epochs(now, carry, 1), carry)
+
+
+_AT_ONCE, _KERNELS = 2, 5

@@ -47,13 +47,8 @@ class Explicit(NamedTuple):
     has_batches: bool  # several of them, so that no update follows the grads of the whole data
     in_one_kernel: bool  # whether a CPU has one kernel for all that is done to a row of lanes
 
-    @property
-    def at_once(self) -> int:
-        """Epochs per turn of a loop: they save copies; but if each array has a kernel, it computes them all again."""
-        return 5 if self.in_one_kernel else 2
-
     def over_lanes(
-        self, function: Callable[..., Any], given: Sequence[bool], made: PyTree = True
+        self, function: Callable[..., Any], given: Sequence[bool], made: PyTree = True, as_one: bool = False
     ) -> Callable[..., Any]:
         """A function of one lane for many, which lie along the axis.
 
@@ -61,9 +56,10 @@ class Explicit(NamedTuple):
           function: of one lane.
           given: for each argument whether it holds the lanes' own arrays, or what they share.
           made: the same of what it returns, or of parts of that.
+          as_one: whether what it returns has so much in common that one kernel had better make it all.
         """
         if self.axis == -1:
-            return rows.over_last(function, given, made, self.in_one_kernel)
+            return rows.over_last(function, given, made, as_one and self.in_one_kernel)
         return jax.vmap(function, *jax.tree.map(lambda own: 0 if own else None, (list(given), made)))
 
 
@@ -102,9 +98,10 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
         own_state = after
     own = [*own_constants, *[True] * params, *own_state]
     axis = 0 if jaxprs.multiplies(step, own) and not known["has_data"] else -1
-    is_cheap, on_cpu = jaxprs.work(step) < _CHEAP, platform == "cpu"
+    on_cpu = platform == "cpu"
+    in_one_kernel = on_cpu and jaxprs.is_of_numbers(step, own)
     carried_out = functools.partial(jax.core.eval_jaxpr, step)
-    if on_cpu and not is_cheap:
+    if on_cpu and not in_one_kernel and jaxprs.work(step) > _CHEAP:
         carried_out = jaxprs.fenced(step, slice(1, 1 + params))
 
     def begin(arguments, size):
@@ -129,7 +126,7 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
     def metrics_of(*lane):
         return known["metrics"].unflatten(everything(*lane)[1 + 2 * params + len(own_state) :])
 
-    kinds = (known["has_data"], known["has_batches"], on_cpu and is_cheap and jaxprs.is_of_numbers(step, own))
+    kinds = (known["has_data"], known["has_batches"], in_one_kernel)
     return Explicit(begin, step_one, metrics_of, known["params"], axis, *kinds)
 
 

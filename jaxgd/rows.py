@@ -152,14 +152,11 @@ def _in_one_kernel(jaxpr: core.Jaxpr, constants: Sequence[Any], inputs, marks: S
     """
     differs = differing(jaxpr, marks)
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True))
-    within, before = [], []
-    for equation in jaxpr.eqns:
-        (within if any(is_in(differs, v) for v in equation.invars) else before).append(equation)
-    work_out(before, known, alone)
+    work_out([equation for equation in jaxpr.eqns if not _is_own(equation, differs)], known, alone)
+    made = list(dict.fromkeys(v for v in jaxpr.outvars if is_in(differs, v) and v not in known))
+    within = _needed([each for each in jaxpr.eqns if _is_own(each, differs) or _is_of_a_number(each)], made)
     inside = {v for equation in within for v in equation.outvars}
-    made = list(dict.fromkeys(v for v in jaxpr.outvars if is_in(inside, v)))
-    within = _needed(within, made)
-    read = dict.fromkeys(v for equation in within for v in equation.invars if is_in(known, v))
+    read = dict.fromkeys(v for equation in within for v in equation.invars if is_in(known, v) and v not in inside)
     places = _places([v for v in read if v in differs], [v for v in read if v not in differs], made)
 
     def of_one(shared, own):
@@ -194,6 +191,14 @@ def _places(own: Sequence[core.Var], shared: Sequence[core.Var], made: Sequence[
         columns = ([v for v in column if v.aval.dtype == dtype] for column in (own, shared, made))
         places += [_Place(dtype, *row) for row in itertools.zip_longest(*columns)]
     return places
+
+
+def _is_own(equation: Any, differs: set[core.Var]) -> bool:
+    return any(is_in(differs, v) for v in equation.invars)
+
+
+def _is_of_a_number(equation: Any) -> bool:
+    return equation.primitive.name in ELEMENTWISE and equation.outvars[0].aval.shape == ()
 
 
 def _needed(equations: Sequence[Any], made: Sequence[core.Var]) -> list[Any]:
