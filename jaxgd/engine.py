@@ -129,7 +129,7 @@ def _batch(
     found = start | jax.tree.map(lambda a: jnp.moveaxis(a, one.axis, 0), ended.figures)
     closed_over = (begun[0], ended.figures["params"], begun[2])  # by metrics
     found["metrics"] = _by_block(one, closed_over, block, lambda *lane: one.metrics(*lane, shared))
-    found["params"] = one.params.unflatten(found["params"])
+    found["params"] = one.params(found["params"])
     if limits.records.size:
         found["cost_history"] = _history(jnp.moveaxis(ended.history, one.axis, 0), found, limits)
     return found

@@ -94,10 +94,17 @@ CALLS = ("jit", "pjit")
 
 def does_nothing(equation: Any) -> bool:
     """Whether it sums over no axis, or does its like; of a product or a maximum that is the same."""
-    return equation.primitive.name in _REDUCTIONS and not equation.params["axes"]
+    return equation.primitive.name in REDUCTIONS and not equation.params["axes"]
 
 
-_REDUCTIONS = {"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_and", "reduce_or"}
+REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {  # and what each does to two numbers
+    "reduce_sum": lax.add,
+    "reduce_prod": lax.mul,
+    "reduce_max": lax.max,
+    "reduce_min": lax.min,
+    "reduce_and": lax.bitwise_and,
+    "reduce_or": lax.bitwise_or,
+}
 
 
 def is_of_numbers(jaxpr: core.Jaxpr, marks: Sequence[bool]) -> bool:
@@ -157,6 +164,7 @@ _WORK = {  # as measured on CPUs; all others are 1
     **dict.fromkeys(("exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "erf", "pow", "cbrt"), 20),
     **dict.fromkeys(("sqrt", "rsqrt", "div", "rem"), 10),
 }
+_DEAR = 20  # so much, that to keep a number in memory costs less
 
 
 # --- how it is carried out ---
@@ -165,15 +173,29 @@ _WORK = {  # as measured on CPUs; all others are 1
 def fenced(jaxpr: core.Jaxpr, outputs: slice) -> Callable[..., list[Any]]:
     """A jaxpr as a function (constants, *inputs) → outputs, some of which are computed once for all that use them.
 
-    Otherwise XLA's compiler for CPUs computes what several arrays are made of anew for each of these.
+    Otherwise XLA's compiler for CPUs computes what several arrays are made of anew for each of these; so
+    what is dear is computed once too.
     """
-    once = set(v for v in jaxpr.outvars[outputs] if isinstance(v, core.Var))
+    once = {v for v in jaxpr.outvars[outputs] if isinstance(v, core.Var)} | set(_dear(jaxpr))
 
     def carried_out(equation, *values):
         pairs = zip(equation.outvars, alone(equation, *values), strict=True)
         return [lax.optimization_barrier(a) if v in once else a for v, a in pairs]
 
     return lambda constants, *inputs: results_of(jaxpr, constants, inputs, carried_out)
+
+
+def _dear(jaxpr: core.Jaxpr) -> Iterator[core.Var]:
+    """What costs more to compute for each use of it than to keep."""
+    uses: dict[core.Var, list[str]] = {}
+    for equation in jaxpr.eqns:
+        for v in filter(lambda v: isinstance(v, core.Var), equation.invars):
+            uses.setdefault(v, []).append(equation.primitive.name)
+    for equation in jaxpr.eqns:
+        name, used = equation.primitive.name, uses.get(equation.outvars[0], [])
+        is_reused = len(used) > 1 or used == ["broadcast_in_dim"]
+        if name in REDUCTIONS or name == "dot_general" or (is_reused and _WORK.get(name, 1) >= _DEAR):
+            yield from equation.outvars
 
 
 def flat(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
@@ -203,6 +225,16 @@ def work_out(equations: Iterable[Any], known: dict[Any, Any], carried_out: Calla
     for equation in equations:
         results = carried_out(equation, *(value(known, v) for v in equation.invars))
         known.update(zip(equation.outvars, results, strict=True))
+
+
+def needed(equations: Sequence[Any], made: Iterable[core.Var | core.Literal]) -> list[Any]:
+    """Those of the equations that these variables come of."""
+    kept, read = [], {v for v in made if isinstance(v, core.Var)}
+    for equation in reversed(equations):
+        if read.intersection(equation.outvars):
+            kept.append(equation)
+            read.update(v for v in equation.invars if isinstance(v, core.Var))
+    return kept[::-1]
 
 
 def value(known: dict[Any, Any], v: core.Var | core.Literal) -> Any:

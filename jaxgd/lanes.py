@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -99,10 +100,11 @@ def looped(epochs: Callable[[Any, Any, int], Any], one: Explicit, first, last, b
     """
     kernels = _KERNELS if one.in_one_kernel else 1
     turns = (last - first) // (_AT_ONCE * kernels)
+    several = jax.jit(lambda now, carry: epochs(now, carry, _AT_ONCE))  # traced once
 
     def one_turn(turn, carry):
         for index in range(kernels):
-            carry = epochs(first + _AT_ONCE * (turn * kernels + index), carry, _AT_ONCE)
+            carry = several(first + _AT_ONCE * (turn * kernels + index), carry)
         return carry
 
     carry = lax.fori_loop(0, turns, one_turn, begin)

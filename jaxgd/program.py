@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ import jax.extend.core as core
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jaxgd import jaxprs, rows
+from jaxgd import jaxprs, numbers, rows
 from jaxgd.descent import Descent, opened
 
 Leaves = list[Array]
@@ -41,10 +42,11 @@ class Explicit(NamedTuple):
     step: Callable[[Leaves, Leaves, Leaves, Leaves, Leaves], tuple[Float[Array, ""], Leaves, Leaves, Leaves, Leaves]]
     """One lane's (common, constants, params, state, shared) → cost and grads there, the next params, state, shared"""
     metrics: Callable[[Leaves, Leaves, Leaves, Leaves, Leaves], dict[str, Array]]  # of the same
-    params: Any  # the structure of the params
+    params: Callable[[Leaves], PyTree]  # of their leaves, [lane, ...] too
     axis: int  # along which the lanes lie
     has_data: bool
     has_batches: bool  # several of them, so that no update follows the grads of the whole data
+    on_cpu: bool
     in_one_kernel: bool  # whether a CPU has one kernel for all that is done to a row of lanes
 
     def over_lanes(
@@ -59,7 +61,8 @@ class Explicit(NamedTuple):
           as_one: whether what it returns has so much in common that one kernel had better make it all.
         """
         if self.axis == -1:
-            return rows.over_last(function, given, made, as_one and self.in_one_kernel)
+            as_one &= self.in_one_kernel
+            return rows.over_last(function, given, made, on_cpu=self.on_cpu, in_one_kernel=as_one)
         return jax.vmap(function, *jax.tree.map(lambda own: 0 if own else None, (list(given), made)))
 
 
@@ -86,8 +89,15 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
         return closed.consts, jax.tree.leaves(params), jax.tree.leaves(state)
 
     closed, start = jax.make_jaxpr(begin_one, return_shape=True)(arguments)
-    step = known["step"]
-    constants, params, state = (len(leaves) for leaves in start)
+    step = whole = known["step"]
+    shapes = [[leaf.shape for leaf in leaves] for leaves in start]
+    outputs = 1 + 2 * len(start[1]) + len(start[2])  # of a step, before the metrics
+    on_cpu = platform == "cpu"
+    apart = on_cpu and not known["has_data"] and numbers.fits(whole, outputs)
+    if apart:
+        closed, step = numbers.taken_out(closed), numbers.of_numbers(whole, outputs)
+    put_together = numbers.put_together if apart else lambda leaves, shapes: leaves
+    constants, params, state = (sum(map(math.prod, each)) if apart else len(each) for each in shapes)
     cut = functools.partial(_cut, sizes=(constants, params, state))
     own_constants, _, own_state = cut(jaxprs.lane_dependent(closed.jaxpr, [True] * len(closed.jaxpr.invars)))
     while True:  # what a step makes the lanes' own is so from the start
@@ -98,7 +108,6 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
         own_state = after
     own = [*own_constants, *[True] * params, *own_state]
     axis = 0 if jaxprs.multiplies(step, own) and not known["has_data"] else -1
-    on_cpu = platform == "cpu"
     in_one_kernel = on_cpu and jaxprs.is_of_numbers(step, own)
     carried_out = functools.partial(jax.core.eval_jaxpr, step)
     if on_cpu and not in_one_kernel and jaxprs.work(step) > _CHEAP:
@@ -114,20 +123,24 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
         constants, common = _divided(constants, own_constants)
         return Begun(common, constants, moving, *_divided(state, own_state))
 
-    def everything(common, constants, moving, state, shared):
-        closed_over = _joined(constants, common, own_constants)
-        return carried_out(closed_over, *moving, *_joined(state, shared, own_state))
+    def inputs(common, constants, moving, state, shared):
+        return _joined(constants, common, own_constants), moving, _joined(state, shared, own_state)
 
     def step_one(*lane):
-        cost, *rest = everything(*lane)
+        constants, moving, state = inputs(*lane)
+        cost, *rest = carried_out(constants, *moving, *state)
         grads, moved, state = _cut(rest, (params, params, len(own_state)))
         return cost, grads, moved, *_divided(state, own_state)
 
     def metrics_of(*lane):
-        return known["metrics"].unflatten(everything(*lane)[1 + 2 * params + len(own_state) :])
+        constants, moving, state = map(put_together, inputs(*lane), shapes)
+        return known["metrics"].unflatten(jax.core.eval_jaxpr(whole, constants, *moving, *state)[outputs:])
 
-    kinds = (known["has_data"], known["has_batches"], in_one_kernel)
-    return Explicit(begin, step_one, metrics_of, known["params"], axis, *kinds)
+    def params_of(leaves):
+        return known["params"].unflatten(put_together(leaves, shapes[1]))
+
+    kinds = (known["has_data"], known["has_batches"], on_cpu, in_one_kernel)
+    return Explicit(begin, step_one, metrics_of, params_of, axis, *kinds)
 
 
 _CHEAP = 100  # operations of a step, below which it is no loss to compute its grads for each array that comes of them

@@ -21,12 +21,14 @@ from jaxtyping import PyTree
 from jaxgd.jaxprs import (
     CALLS,
     ELEMENTWISE,
+    REDUCTIONS,
     alone,
     differing,
     flat,
     is_in,
     is_of_numbers,
     lane_dependent,
+    needed,
     results_of,
     value,
     work_out,
@@ -34,7 +36,12 @@ from jaxgd.jaxprs import (
 
 
 def over_last(
-    function: Callable[..., Any], given: Sequence[bool], made: PyTree, in_one_kernel: bool = False
+    function: Callable[..., Any],
+    given: Sequence[bool],
+    made: PyTree = True,
+    *,
+    on_cpu: bool = False,
+    in_one_kernel: bool = False,
 ) -> Callable[..., Any]:
     """jax.vmap(function) along the last axis, where the lanes stay in all that happens within.
 
@@ -42,6 +49,7 @@ def over_last(
       function: of one lane.
       given: for each argument whether it holds a lane's own arrays, or what all lanes share.
       made: the same of what it returns, or of parts of that, as a prefix of its tree.
+      on_cpu: whether to do what XLA's compiler for CPUs does better.
       in_one_kernel: whether to make one kernel of what is done to a lane's numbers, if there is nothing else to do.
     """
 
@@ -52,9 +60,11 @@ def over_last(
         lanes = next(kind.shape[-1] for kind, mark in kinds if mark)
         shapes = [jax.ShapeDtypeStruct(a.shape[:-1] if mark else a.shape, a.dtype) for a, mark in kinds]
         closed, out = jax.make_jaxpr(function, return_shape=True)(*tree.unflatten(shapes))
-        if as_one := in_one_kernel and is_of_numbers(closed.jaxpr, marks):
+        if in_one_kernel and is_of_numbers(closed.jaxpr, marks):
             closed = flat(closed)
-        found = (_in_one_kernel if as_one else _for_many)(closed.jaxpr, closed.consts, leaves, marks, lanes)
+            found = _in_one_kernel(closed.jaxpr, closed.consts, leaves, marks, lanes)
+        else:
+            found = _for_many(closed.jaxpr, closed.consts, leaves, marks, lanes, on_cpu)
         asked = jax.tree.leaves(jax.tree.broadcast(made, out))
         ends = zip(found, lane_dependent(closed.jaxpr, marks), asked, jax.tree.leaves(out), strict=True)
         results = [_widened(a, mark, one.shape, lanes) if own else a for a, mark, own, one in ends]
@@ -66,24 +76,28 @@ def over_last(
 # --- equation by equation ---
 
 
-def _for_many(jaxpr: core.Jaxpr, constants: Sequence[Any], inputs, marks: Sequence[bool], lanes: int) -> list[Any]:
+def _for_many(
+    jaxpr: core.Jaxpr, constants: Sequence[Any], inputs, marks: Sequence[bool], lanes: int, on_cpu: bool
+) -> list[Any]:
     """The outputs of a jaxpr of one lane, for many: [..., lane] where they differ from lane to lane."""
     differs = differing(jaxpr, marks)
 
     def carried_out(equation, *values):
         own = [is_in(differs, v) for v in equation.invars]
-        return _one_equation(equation, values, own, differs, lanes)
+        return _one_equation(equation, values, own, differs, lanes, on_cpu)
 
     return results_of(jaxpr, constants, inputs, carried_out)
 
 
-def _one_equation(equation: Any, values: Sequence[Any], own: list[bool], differs: set[core.Var], lanes: int):
+def _one_equation(
+    equation: Any, values: Sequence[Any], own: list[bool], differs: set[core.Var], lanes: int, on_cpu: bool
+) -> list[Any]:
     name, params = equation.primitive.name, equation.params
     if not any(own):
         return alone(equation, *values)
     if name in CALLS:
         body = params["jaxpr"]
-        return _for_many(body.jaxpr, body.consts, values, own, lanes)
+        return _for_many(body.jaxpr, body.consts, values, own, lanes, on_cpu)
     out = [v.aval.shape for v in equation.outvars]
     if name in ELEMENTWISE or name in _ROW_BY_ROW:
         shapes = out * len(own) if name in ELEMENTWISE else [v.aval.shape for v in equation.invars]
@@ -94,11 +108,32 @@ def _one_equation(equation: Any, values: Sequence[Any], own: list[bool], differs
         return [lax.transpose(values[0], (*params["permutation"], len(out[0])))]
     if name in ("reshape", "squeeze"):
         return [values[0].reshape(*out[0], lanes)]
-    if name == "dot_general" and all(own) and _is_narrow(equation):
+    if on_cpu and name in REDUCTIONS:
+        return [_folded(REDUCTIONS[name], values[0], params["axes"])]
+    if on_cpu and name == "dot_general" and all(own) and _is_narrow(equation):
         return [_summed(*values, params["dimension_numbers"]).astype(equation.outvars[0].aval.dtype)]
+    if name == "dot_general" and not all(own) and not params["dimension_numbers"][1][0]:
+        return [_by_shared(values, own, equation)]
     axes = [-1 if mark else None for mark in own]
     ends = [-1 if v in differs else None for v in equation.outvars]
     return jax.vmap(functools.partial(alone, equation), axes, ends)(*values)
+
+
+def _by_shared(values: Sequence[Any], own: Sequence[bool], product: Any) -> Any:
+    """A product of a matrix that all lanes share and of their own ones [..., lane], which lie side by side as one.
+
+    The shared one comes first: if the others did, all of them would be transposed.
+    """
+    contracted, params = product.params["dimension_numbers"][0], product.params
+    (shared, summed), (mine, summed_mine) = sorted(
+        zip(values, contracted, strict=True), key=lambda pair: pair[0] is values[own.index(True)]
+    )
+    kind = params["preferred_element_type"]
+    made = lax.dot_general(shared, mine, ((summed, summed_mine), ((), ())), params["precision"], kind)
+    if own[1]:
+        return made
+    first, last = shared.ndim - len(summed), made.ndim - 1
+    return lax.transpose(made, (*range(first, last), *range(first), last))
 
 
 def _is_narrow(product: Any) -> bool:
@@ -125,7 +160,24 @@ def _summed(a: Any, b: Any, numbers: Any) -> Any:
     first, last = len(along_a), len(along_a) + len(free_a) + len(free_b)  # where b is wide, and what is summed begins
     a = jnp.expand_dims(a, tuple(range(first + len(free_a), last)))
     b = jnp.expand_dims(b, tuple(range(first, first + len(free_a))))
-    return jnp.sum(a * b, tuple(range(last, last + len(summed_a))))
+    return _folded(lax.add, a * b, range(last, last + len(summed_a)))
+
+
+def _folded(operation: Callable[[Any, Any], Any], array: Any, axes: Sequence[int]) -> Any:
+    """A reduction over some axes, row by row.
+
+    Libraries that XLA's compiler for CPUs leaves reductions to take many times as long for short ones.
+    """
+    kept = [axis for axis in range(array.ndim) if axis not in axes]
+    rows = lax.transpose(array, (*axes, *kept)).reshape(-1, *(array.shape[axis] for axis in kept))
+    rest = [rows[index] for index in range(len(rows) - len(rows) % _FEW, len(rows))]
+    if slab := len(rows) // _FEW:
+        slabs = (rows[index * slab : (index + 1) * slab] for index in range(_FEW))
+        rest.insert(0, _folded(operation, lax.optimization_barrier(functools.reduce(operation, slabs)), (0,)))
+    return functools.reduce(operation, rest)
+
+
+_FEW = 32  # rows in one kernel
 
 
 def _widened(value: Any, is_own: bool, shape: tuple[int, ...], lanes: int) -> Any:
@@ -154,7 +206,7 @@ def _in_one_kernel(jaxpr: core.Jaxpr, constants: Sequence[Any], inputs, marks: S
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True))
     work_out([equation for equation in jaxpr.eqns if not _is_own(equation, differs)], known, alone)
     made = list(dict.fromkeys(v for v in jaxpr.outvars if is_in(differs, v) and v not in known))
-    within = _needed([each for each in jaxpr.eqns if _is_own(each, differs) or _is_of_a_number(each)], made)
+    within = needed([each for each in jaxpr.eqns if _is_own(each, differs) or _is_of_a_number(each)], made)
     inside = {v for equation in within for v in equation.outvars}
     read = dict.fromkeys(v for equation in within for v in equation.invars if is_in(known, v) and v not in inside)
     places = _places([v for v in read if v in differs], [v for v in read if v not in differs], made)
@@ -199,13 +251,3 @@ def _is_own(equation: Any, differs: set[core.Var]) -> bool:
 
 def _is_of_a_number(equation: Any) -> bool:
     return equation.primitive.name in ELEMENTWISE and equation.outvars[0].aval.shape == ()
-
-
-def _needed(equations: Sequence[Any], made: Sequence[core.Var]) -> list[Any]:
-    """Those of the equations that these variables come of."""
-    kept, read = [], set(made)
-    for equation in reversed(equations):
-        if read.intersection(equation.outvars):
-            kept.append(equation)
-            read.update(v for v in equation.invars if isinstance(v, core.Var))
-    return kept[::-1]

@@ -91,6 +91,10 @@ def _bowl(params):
     return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
 
 
+def _twice(params):
+    return jnp.sum(jnp.exp(params) ** 2)  # whose grads need it again
+
+
 def _waves(params):
     return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(params))
 
@@ -99,11 +103,15 @@ def _waves(params):
     ("platform", "cost", "start", "in_one_kernel", "fences"),
     [
         ("cpu", _bowl, (1.0, 2.0), True, 0),
-        ("cpu", _bowl, jnp.ones(2), False, 0),
-        ("cpu", _waves, (1.0, 2.0), False, 2),
-        ("cpu", _waves, jnp.ones(2), False, 1),
+        ("cpu", _bowl, jnp.ones(2), True, 0),
+        ("cpu", _bowl, jnp.ones(10), True, 0),
+        ("cpu", _bowl, jnp.ones(100), False, 2),
+        ("cpu", _waves, (1.0, 2.0), True, 0),
+        ("cpu", _waves, jnp.ones((2, 2)), True, 0),
+        ("cpu", _waves, jnp.ones(100), False, 2),
+        ("cpu", _twice, jnp.ones(100), False, 3),
         ("gpu", _bowl, (1.0, 2.0), False, 0),
-        ("gpu", _waves, jnp.ones(2), False, 0),
+        ("gpu", _waves, jnp.ones(100), False, 0),
     ],
 )
 def test_only_cpus_get_kernels_of_many_arrays_and_fences(platform, cost, start, in_one_kernel, fences):

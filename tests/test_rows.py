@@ -19,6 +19,8 @@ FUNCTIONS = {
     "a choice by an array": lambda a, s, c: jnp.where(a > c, s, 0),
     "bounds": lambda a, s, c: jnp.clip(a, -jnp.abs(s), 2),
     "sums": lambda a, s, c: (a.sum(), (a * c).mean(), jnp.linalg.norm(a - s), jnp.cumsum(a)),
+    "short sums": lambda a, s, c: (a.max(), a.min(), a.prod(), (a > 0).all(), (a > c).any(), a.reshape(5, 2).sum(1)),
+    "long sums": lambda a, s, c: (jnp.tile(a, 200).sum(), jnp.tile(a, (7, 13)).max(1), jnp.tile(a > s, 33).all()),
     "parts": lambda a, s, c: (a[2:5], a[::3], a[-1], a[:-1] * a[1:]),
     "an index of its own": lambda a, s, c: (a[jnp.argmax(a)], jax.lax.dynamic_slice(a, (jnp.argmin(a),), (3,))),
     "shapes": lambda a, s, c: (a.reshape(5, 2).T, a.reshape(2, 5)[:, ::-1], jnp.squeeze(a[None])),
@@ -28,6 +30,10 @@ FUNCTIONS = {
         a @ a,
         jnp.ones((3, 10)) @ a,
         a.reshape(5, 2).T @ c.reshape(5, 2),
+        c.reshape(5, 2) @ a.reshape(2, 5),
+        jnp.einsum("ijk,lki->jl", a.reshape(1, 5, 2), c.reshape(5, 2, 1)),
+        jnp.einsum("ijk,lki->jl", c.reshape(1, 5, 2), a.reshape(5, 2, 1)),
+        jnp.einsum("bi,bij->bj", a.reshape(5, 2), c.reshape(5, 2, 1)),
     ),
     "products of its own": lambda a, s, c: (
         jnp.einsum("ij,kj->ik", a.reshape(5, 2), a.reshape(5, 2) * s),
@@ -51,9 +57,10 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_many_lanes_do_what_one_does(function):
-    ours = jax.jit(rows.over_last(function, (True, True, False), True))(OWN, NUMBER, SHARED)
+def test_many_lanes_do_what_one_does(function, on_cpu):
+    ours = jax.jit(rows.over_last(function, (True, True, False), on_cpu=on_cpu))(OWN, NUMBER, SHARED)
     plain = jax.jit(jax.vmap(function, (-1, -1, None), -1))(OWN, NUMBER, SHARED)
     assert jax.tree.structure(ours) == jax.tree.structure(plain)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
@@ -65,7 +72,7 @@ def test_many_lanes_do_what_one_does(function):
     "name", ["arithmetic", "a choice by a number", "bounds", "sums", "parts", "pieces", "shapes", "neighbours"]
 )
 def test_lanes_stay_along_the_last_axis(name):
-    many = jax.make_jaxpr(rows.over_last(FUNCTIONS[name], (True, True, False), True))(OWN, NUMBER, SHARED)
+    many = jax.make_jaxpr(rows.over_last(FUNCTIONS[name], (True, True, False)))(OWN, NUMBER, SHARED)
     arrays = [v.aval.shape for e in many.jaxpr.eqns for v in e.outvars if LANES in v.aval.shape]
     assert arrays
     assert {shape.index(LANES) - len(shape) for shape in arrays} == {-1}
@@ -112,7 +119,7 @@ OF_NUMBERS = {
 @pytest.mark.parametrize("function", OF_NUMBERS.values(), ids=OF_NUMBERS)
 def test_numbers_in_one_kernel_are_the_same(function):
     given = (OTHER, NUMBER, COUNT, np.float32(0.3))
-    many = jax.jit(rows.over_last(function, (True, True, True, False), True, in_one_kernel=True))
+    many = jax.jit(rows.over_last(function, (True, True, True, False), in_one_kernel=True))
     plain = jax.jit(jax.vmap(function, (-1, -1, -1, None), -1))
     assert many.lower(*given).as_text().count("reduce_window") <= 1
     for a, b in zip(jax.tree.leaves(many(*given)), jax.tree.leaves(plain(*given)), strict=True):
@@ -121,13 +128,13 @@ def test_numbers_in_one_kernel_are_the_same(function):
 
 
 def test_what_is_not_of_numbers_is_carried_out_all_the_same():
-    many = rows.over_last(lambda x, a: (x * a).sum(), (True, True), True, in_one_kernel=True)
+    many = rows.over_last(lambda x, a: (x * a).sum(), (True, True), in_one_kernel=True)
     np.testing.assert_allclose(many(NUMBER, OWN), (NUMBER * OWN).sum(0), rtol=1e-5)
 
 
 def test_a_number_that_dies_leaves_its_neighbours_alone():
     numbers = np.array([1, np.nan, np.inf, 0, -1, 3, 2], np.float32)
-    many = rows.over_last(lambda x: (jnp.sqrt(x), 1 / x), (True,), True, in_one_kernel=True)
+    many = rows.over_last(lambda x: (jnp.sqrt(x), 1 / x), (True,), in_one_kernel=True)
     with np.errstate(all="ignore"):
         np.testing.assert_allclose(many(numbers), (np.sqrt(numbers), 1 / numbers), rtol=1e-6)
 
@@ -145,4 +152,4 @@ def test_one_kernel_computes_nothing_twice():
         return list(program._executables.values())[-1].as_text().count(" sine(")
 
     assert sines(jax.vmap(step)) == 3
-    assert sines(rows.over_last(step, [True] * 3, True, in_one_kernel=True)) == 1
+    assert sines(rows.over_last(step, [True] * 3, in_one_kernel=True)) == 1
