@@ -37,18 +37,25 @@ def of_numbers(jaxpr: core.Jaxpr, outputs: int) -> core.Jaxpr:
 
     shapes = [jax.ShapeDtypeStruct((), v.aval.dtype) for v in inputs for _ in range(v.aval.size)]
     constants = sum(v.aval.size for v in jaxpr.constvars)
-    found = jax.make_jaxpr(by_number)(*shapes).jaxpr
-    return found.replace(constvars=found.invars[:constants], invars=found.invars[constants:])
+    return _divided(jax.make_jaxpr(by_number)(*shapes).jaxpr, constants)
 
 
 def taken_out(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
     """The same with a number for each element of what comes out."""
 
-    def by_number(*inputs):
-        arrays = jax.core.eval_jaxpr(closed.jaxpr, closed.consts, *inputs)
+    inputs, constants = [*closed.jaxpr.constvars, *closed.jaxpr.invars], len(closed.consts)
+
+    def by_number(*values):
+        arrays = jax.core.eval_jaxpr(closed.jaxpr, values[:constants], *values[constants:])
         return [array[index] for array in arrays for index in np.ndindex(array.shape)]
 
-    return jax.make_jaxpr(by_number)(*(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars))
+    found = jax.make_jaxpr(by_number)(*(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in inputs)).jaxpr
+    return core.ClosedJaxpr(_divided(found, constants), closed.consts)
+
+
+def _divided(jaxpr: core.Jaxpr, constants: int) -> core.Jaxpr:
+    """The same with the first of what goes in as constants."""
+    return jaxpr.replace(constvars=jaxpr.invars[:constants], invars=jaxpr.invars[constants:])
 
 
 def put_together(numbers: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> list[Any]:
@@ -188,6 +195,11 @@ def _sliced(params: dict[str, Any], array: np.ndarray) -> np.ndarray:
     return array[tuple(map(slice, params["start_indices"], params["limit_indices"], strides))]
 
 
+def _unstacked(params: dict[str, Any], array: np.ndarray) -> list[np.ndarray]:
+    rows = np.moveaxis(array, params["axis"], 0)
+    return [rows[index, ...] for index in range(len(rows))]  # of one number too, an array
+
+
 _MOVED: dict[str, Callable[..., Any]] = {  # (an equation's params, *arrays) → what it makes of them, without arithmetic
     "slice": _sliced,
     "pad": _padded,
@@ -199,5 +211,6 @@ _MOVED: dict[str, Callable[..., Any]] = {  # (an equation's params, *arrays) →
     "rev": lambda params, a: np.flip(a, params["dimensions"]),
     "concatenate": lambda params, *arrays: np.concatenate(arrays, params["dimension"]),
     "stack": lambda params, *arrays: np.stack(arrays, params["axis"]),
+    "unstack": _unstacked,
     "split": lambda params, a: np.split(a, np.cumsum(params["sizes"])[:-1], params["axis"]),
 }

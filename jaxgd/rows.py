@@ -188,7 +188,7 @@ def _widened(value: Any, is_own: bool, shape: tuple[int, ...], lanes: int) -> An
     return value if value.ndim > len(shape) else lax.broadcast_in_dim(value, (*shape, lanes), tuple(dimensions))
 
 
-_ROW_BY_ROW = {"concatenate", "stack", "optimization_barrier"}  # a further axis changes nothing for them
+_ROW_BY_ROW = {"concatenate", "stack", "unstack", "optimization_barrier"}  # a further axis changes nothing for them
 
 
 # --- in one kernel ---
