@@ -169,15 +169,17 @@ def _folded(operation: Callable[[Any, Any], Any], array: Any, axes: Sequence[int
     Libraries that XLA's compiler for CPUs leaves reductions to take many times as long for short ones.
     """
     kept = [axis for axis in range(array.ndim) if axis not in axes]
-    rows = lax.transpose(array, (*axes, *kept)).reshape(-1, *(array.shape[axis] for axis in kept))
-    rest = [rows[index] for index in range(len(rows) - len(rows) % _FEW, len(rows))]
-    if slab := len(rows) // _FEW:
-        slabs = (rows[index * slab : (index + 1) * slab] for index in range(_FEW))
-        rest.insert(0, _folded(operation, lax.optimization_barrier(functools.reduce(operation, slabs)), (0,)))
-    return functools.reduce(operation, rest)
+    shape = (-1, *(array.shape[axis] for axis in kept))
+    rows, odd = lax.transpose(array, (*axes, *kept)).reshape(shape), []
+    while len(rows) > 1:
+        half = len(rows) // 2
+        odd += [lax.slice_in_dim(rows, 2 * half, len(rows))] if len(rows) % 2 else []
+        rows = operation(lax.slice_in_dim(rows, 0, half), lax.slice_in_dim(rows, half, 2 * half))
+        rows = lax.optimization_barrier(rows) if half > 1 and half.bit_length() % _HALVINGS == 0 else rows
+    return lax.squeeze(functools.reduce(operation, [rows, *odd]), (0,))
 
 
-_FEW = 32  # rows in one kernel
+_HALVINGS = 5  # in one kernel
 
 
 def _widened(value: Any, is_own: bool, shape: tuple[int, ...], lanes: int) -> Any:
