@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -72,8 +73,15 @@ def program(
     many = jax.tree.map(lambda a: shape((blocks * block, *a.shape), a.dtype), arguments)
     limits = Limits(shape((), jnp.int32), shape((), dtype), shape((), dtype), shape((records,), jnp.int32))
     one = explicit(lane, arguments, device.platform)
-    function = functools.partial(_batch, one, block, blocks)
-    return compiled(function, (many, shape((), jnp.int32), limits), device)
+    function, sizes = functools.partial(_batch, one, block, blocks), (block, blocks, records, np.dtype(dtype), device)
+    made = compiled(
+        function,
+        ([shape(a.shape, a.dtype) for a in one.constants], many, shape((), jnp.int32), limits),
+        device,
+        name="\n".join([*map(str, sizes), one.text]),
+    )
+    constants = jax.device_put(one.constants, device)
+    return Program(lambda *inputs: made.run(constants, *inputs), made.calls_back)
 
 
 class _Round(NamedTuple):
@@ -86,14 +94,14 @@ class _Round(NamedTuple):
 
 
 def _batch(
-    one: Explicit, block: int, blocks: int, arguments: PyTree, used: Int[Array, ""], limits: Limits
+    one: Explicit, block: int, blocks: int, constants: Leaves, arguments: PyTree, used: Int[Array, ""], limits: Limits
 ) -> dict[str, Any]:
     """Figures of the first `used` lanes of a batch; those of the others mean nothing.
 
     The batch goes in rounds, each as long as all before it. Between rounds the lanes that go on move
     together, if that empties blocks: so what has ended costs nothing, wherever in the batch it lies.
     """
-    common, *begun, shared = one.begin(arguments, block * blocks)
+    common, *begun, shared = one.begin(constants, arguments, block * blocks)
     one = one._replace(step=functools.partial(one.step, common), metrics=functools.partial(one.metrics, common))
     lanes, start = _at_start(one, Lanes(*begun, *[None] * 8), shared, used, limits, block)
     real = lanes.best_cost.dtype

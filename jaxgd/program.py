@@ -38,7 +38,9 @@ class Explicit(NamedTuple):
     one product takes the data to all of them.
     """
 
-    begin: Callable[[PyTree, int], Begun]  # of the arguments [lane, ...] of so many lanes
+    text: str  # what all of this computes, but for the values of the constants
+    constants: Leaves  # what the lane's function closes over
+    begin: Callable[[Leaves, PyTree, int], Begun]  # of those, and the arguments [lane, ...] of so many lanes
     step: Callable[[Leaves, Leaves, Leaves, Leaves, Leaves], tuple[Float[Array, ""], Leaves, Leaves, Leaves, Leaves]]
     """One lane's (common, constants, params, state, shared) → cost and grads there, the next params, state, shared"""
     metrics: Callable[[Leaves, Leaves, Leaves, Leaves, Leaves], dict[str, Array]]  # of the same
@@ -113,9 +115,9 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
     if on_cpu and not in_one_kernel and jaxprs.work(step) > _CHEAP:
         carried_out = jaxprs.fenced(step, slice(1, 1 + params))
 
-    def begin(arguments, size):
+    def begin(closed_over, arguments, size):
         many = jax.vmap(
-            lambda arguments: jax.core.eval_jaxpr(closed.jaxpr, closed.consts, *jax.tree.leaves(arguments)),
+            lambda arguments: jax.core.eval_jaxpr(closed.jaxpr, closed_over, *jax.tree.leaves(arguments)),
             out_axes=[axis if mine else None for mine in own],
             axis_size=size,
         )
@@ -140,7 +142,9 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
         return known["params"].unflatten(put_together(leaves, shapes[1]))
 
     kinds = (known["has_data"], known["has_batches"], on_cpu, in_one_kernel)
-    return Explicit(begin, step_one, metrics_of, params_of, axis, *kinds)
+    trees = (jax.tree.structure(arguments), known["params"], known["metrics"])
+    text = "\n".join(map(str, (_text(closed.jaxpr), _text(whole), *trees, *kinds)))
+    return Explicit(text, closed.consts, begin, step_one, metrics_of, params_of, axis, *kinds)
 
 
 _CHEAP = 100  # operations of a step, below which it is no loss to compute its grads for each array that comes of them
@@ -172,13 +176,25 @@ class Program(NamedTuple):
     calls_back: bool
 
 
-def compiled(function: Callable[..., Any], inputs: PyTree, device: Any, *, alone: bool = False) -> Program:
+def compiled(
+    function: Callable[..., Any], inputs: PyTree, device: Any, *, alone: bool = False, name: str = ""
+) -> Program:
     """A function compiled for inputs of these shapes and dtypes; the same program is compiled once.
 
     Programs are known by their text, not by the function that made it, and what the function closes
     over becomes arguments: so a new function over the same data costs no compilation and no copy.
     A warning says where it can't run beside others, unless it is to run alone.
+
+    Args:
+      function: the function.
+      inputs: shapes and dtypes of what it takes.
+      device: where it runs.
+      alone: whether nothing else runs while it does.
+      name: what tells it from all others; if that is known already, the function is not even traced.
     """
+    key, tree = _named.get(name, (None, None))
+    if key in _executables:
+        return Program(_runs(_kept(key), [], tree), calls_back=False)
     closed, outputs = jax.make_jaxpr(function, return_shape=True)(*inputs)
 
     def with_constants(constants, *leaves):
@@ -191,14 +207,17 @@ def compiled(function: Callable[..., Any], inputs: PyTree, device: Any, *, alone
     # Unused arguments stay: left out of the text, they would make one program of two that take different ones.
     jitted = jax.jit(with_constants, in_shardings=place, out_shardings=place, keep_unused=True)
     lowered = jitted.lower(closed.consts, *jax.tree.leaves(inputs))
-    executable = _executable(lowered, device, again=calls)
-    constants = jax.device_put(closed.consts, device)
+    key, executable = _executable(lowered, device, again=calls)
     tree = jax.tree.structure(outputs)
+    if name and not calls and not closed.consts and _ADDRESS not in name:
+        for old in [old for old, (gone, _) in list(_named.items()) if gone not in _executables]:
+            _named.pop(old, None)
+        _named[name] = key, tree
+    return Program(_runs(executable, jax.device_put(closed.consts, device), tree), calls)
 
-    def run(*inputs):
-        return tree.unflatten(executable(constants, *jax.tree.leaves(inputs)))
 
-    return Program(run, calls)
+def _runs(executable: Any, constants: Leaves, tree: Any) -> Callable[..., Any]:
+    return lambda *inputs: tree.unflatten(executable(constants, *jax.tree.leaves(inputs)))
 
 
 def compilations() -> int:
@@ -208,6 +227,7 @@ def compilations() -> int:
 
 _compilations = 0
 _executables: dict[tuple[str, Any, Any], Any] = {}  # the last ones, those used last at the end
+_named: dict[str, tuple[tuple[str, Any, Any], Any]] = {}  # which of them, and the structure of what it returns
 _KEPT = 64  # of them: each takes hundreds of memory maps, of which a process may have only so many
 _EMBEDDED = 1 << 24  # characters of program text, two for each byte of a constant in it
 _PASSES = "xla_disable_hlo_passes"
@@ -220,7 +240,7 @@ _OPTIONS = {  # XLA's own, for this program alone; not its region analysis of co
 }
 
 
-def _executable(lowered: Any, device: Any, again: bool) -> Any:
+def _executable(lowered: Any, device: Any, again: bool) -> tuple[tuple[str, Any, Any], Any]:
     text = lowered.as_text()
     if len(text) > _EMBEDDED:
         warnings.warn(
@@ -229,12 +249,17 @@ def _executable(lowered: Any, device: Any, again: bool) -> Any:
             stacklevel=3,
         )
     key = (hashlib.sha256(text.encode()).hexdigest(), lowered.in_tree, device)
-    executable = None if again else _executables.pop(key, None)
-    if executable is None:
+    if again or key not in _executables:
         executable = _compiled(lowered, _OPTIONS.get(device.platform, {}), "optimization_barrier" in text)
         while len(_executables) >= _KEPT:
             _executables.pop(next(iter(list(_executables))), None)
-    _executables[key] = executable
+        _executables[key] = executable
+    return key, _kept(key)
+
+
+def _kept(key: tuple[str, Any, Any]) -> Any:
+    """A program that is known, used last from now on."""
+    _executables[key] = executable = _executables.pop(key)
     return executable
 
 
@@ -257,7 +282,15 @@ def text_of(lane: Callable[..., Descent], arguments: PyTree) -> str:
         return one.params, one.step(one.params, one.init(one.params)), one.metrics(one.params)
 
     closed = jax.make_jaxpr(one)(arguments)
-    return "\n".join([re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr)), *map(digest, _constants(closed))])
+    return "\n".join([re.sub(rf"{_ADDRESS}[0-9a-f]+", "", _text(closed.jaxpr)), *map(digest, closed.consts)])
+
+
+_ADDRESS = " at 0x"  # of a Python function that a program holds; it tells nothing of what that does
+
+
+def _text(jaxpr: core.Jaxpr) -> str:
+    """A program as text, with a digest of every array that it holds within."""
+    return "\n".join([str(jaxpr), *map(digest, _constants(jaxpr))])
 
 
 def _constants(program: core.ClosedJaxpr | core.Jaxpr) -> Iterator[Any]:

@@ -121,7 +121,7 @@ def test_only_cpus_get_kernels_of_many_arrays_and_fences(platform, cost, start, 
     number = jax.ShapeDtypeStruct((), jnp.float32)
     one = program.explicit(lane, {"learning_rate": number}, platform)
     begun = jax.eval_shape(
-        lambda rates: one.begin({"learning_rate": rates}, 1), jax.ShapeDtypeStruct((1,), jnp.float32)
+        lambda rates: one.begin(one.constants, {"learning_rate": rates}, 1), jax.ShapeDtypeStruct((1,), jnp.float32)
     )
     step = jax.make_jaxpr(one.step)(*jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[:-1], a.dtype), begun))
     assert one.in_one_kernel is in_one_kernel

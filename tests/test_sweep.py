@@ -4,6 +4,7 @@ import functools
 import inspect
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -11,7 +12,7 @@ import pytest
 from processes import said
 
 import jaxgd
-from jaxgd import program
+from jaxgd import engine, program
 from jaxgd.names import optimizers
 from jaxgd.outcome import FIGURES, OUTCOMES
 
@@ -270,6 +271,44 @@ def test_one_program_for_the_same_lane_whatever_the_function_the_limits_and_the_
     sweep(np.float32(1.0), axes={"learning_rate": np.linspace(0.1, 0.4, 199), "x": [1.0]})  # a remainder
     identical(sweep(np.float32(1.0)), first)
     assert program.compilations() == before
+
+
+def test_a_new_function_that_does_the_same_is_not_traced_again_and_one_that_does_not_is(monkeypatch):
+    traced = []
+    batch = engine._batch
+    monkeypatch.setattr(engine, "_batch", lambda *arguments: traced.append(1) or batch(*arguments))
+
+    def sweep(lane):
+        before = len(traced)
+        return jaxgd.sweep(lane, {"rate": [0.1, 0.2]}, epochs=3), len(traced) - before
+
+    def lane(goal, power=2, names="xy"):
+        def fresh(rate):
+            params = dict.fromkeys(names, 2.0)
+
+            def cost(p):
+                return sum(jnp.sum((p[name] - goal) ** power) for name in names)
+
+            return jaxgd.Descent(cost, params, optax.sgd(rate), metrics={f"of_{names}": lambda p: p[names[0]]})
+
+        return fresh
+
+    ones, twos, many = np.ones(3, np.float32), np.full(3, 2, np.float32), np.ones(50, np.float32)
+    first, count = sweep(lane(ones))
+    assert count == 1
+    again, count = sweep(lane(ones))
+    assert count == 0
+    identical(first, again)
+    for other, goal in [(lane(twos), 2), (lane(many), 1), (lane(ones, power=4), 1), (lane(ones, names="ab"), 1)]:
+        found, _ = sweep(other)
+        fresh, _ = sweep(lambda rate, other=other: other(rate))
+        identical(found, fresh)
+        assert (found["params.a" if "params.a" in found else "params.x"] == 2).all() == (goal == 2)
+    assert "params.a" in found
+    assert "of_ab" in found
+    with pytest.warns(UserWarning, match="one lane at a time"):
+        _, count = sweep(lambda rate: jaxgd.Descent(lambda x: jax.debug.callback(abs, x) or x**2, 2.0, optax.sgd(rate)))
+    assert count == 1
 
 
 def test_data_closed_over_are_arguments_of_the_program_and_no_part_of_it():
