@@ -86,8 +86,8 @@ def _phases(asked: argparse.Namespace, path: Path) -> bool:
     names = next(iter(measured.values()))
     print("phases: seconds of one jaxgd run")
     print(show.table(("config", *names), [(c, *(f"{s:.2f}" for s in t.values())) for c, t in measured.items()]))
-    added = {c: t["the command"] - t["import JAX"] - t["compile"] - t["picture"] for c, t in measured.items()}
-    print("added to importing JAX, compiling and the picture:", ", ".join(f"{c} {s:.2f}" for c, s in added.items()))
+    added = {c: t["the command"] - t["import JAX"] - t["compile"] - t["pictures"] for c, t in measured.items()}
+    print("added to importing JAX, compiling and the pictures:", ", ".join(f"{c} {s:.2f}" for c, s in added.items()))
     print(f"jaxgd --help: {phases.help_seconds():.2f}\n")
     print("programs compiled, one sweep after the other")
     print(show.table(("sweep", "programs"), phases.compilations().items()), flush=True)

@@ -1,4 +1,4 @@
-"""How one `jaxgd run` divides into start-up, compile, descend and store; and what compiles again."""
+"""How one `jaxgd run` divides into start-up, compile, descend, store and what is drawn; and what compiles again."""
 
 import subprocess
 import sys
@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from experiments.throughput.worker import ROOT, environment, worker
 
@@ -17,7 +18,7 @@ def divided(config: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = ROOT / "configs" / f"{config}.toml"
         seconds = {"import JAX": _python("import jax, jax.numpy, optax"), "import the rest": 0.0}
-        seconds["import the rest"] = max(0.0, _python("import jaxgd.run, jaxgd.show.plots") - seconds["import JAX"])
+        seconds["import the rest"] = max(0.0, _python("import jaxgd.run") - seconds["import JAX"])
         with worker(sys.executable) as ask:
             seconds |= ask("phases:carried_out", str(path), f"{folder}/inside")
         for name in (
@@ -33,27 +34,38 @@ def carried_out(config: str, folder: str) -> dict[str, float]:
     import jaxgd.run as runs
     from experiments.throughput.timing import compiled, timed
     from jaxgd import store
-    from jaxgd.show import plots
     from jaxgd.sweep import carried_out as boxes_done
 
-    compiled()
-    check, run = timed(lambda: runs.prepared(Path(config), runs=Path(folder)))
-    opening, into = timed(lambda: store.opened(run.folder, run.plan, run.fingerprint))
-    checked = compiled()[1]
-    descending, done = timed(lambda: list(boxes_done(run.plan, into.unfinished())))
-    compiling = compiled()[1] - checked
-    keeping, _ = timed(lambda: [into.keep(box, figures) for box, figures in done])
-    paths, _ = timed(lambda: runs.carry_out(run))  # finds every box done: what is left are the chosen paths
-    results = store.opened_table(run.folder).load(), store.opened_paths(run.folder)
-    drawing, _ = timed(lambda: plots.overview(*results, config).savefig(Path(folder) / "overview.png"))
-    return {
-        "check": check,
-        "compile": compiling,
-        "trace, descend": descending - compiling,
-        "store": opening + keeping,
-        "paths": paths,
-        "picture": drawing,
-    }
+    seconds = dict.fromkeys(("check", "compile", "trace, descend", "store", "paths", "pictures", "report"), 0.0)
+
+    def phase(name: str, act: Callable[[], Any]) -> Any:
+        before = compiled()[1]
+        took, result = timed(act)
+        compiling = compiled()[1] - before
+        seconds["compile"] += compiling
+        seconds[name] += took - compiling
+        return result
+
+    run = phase("check", lambda: runs.prepared(Path(config), runs=Path(folder)))
+    into = phase("store", lambda: store.opened(run.folder, run.plan, run.fingerprint))
+    done = phase("trace, descend", lambda: list(boxes_done(run.plan, into.unfinished())))
+    phase("store", lambda: [into.keep(box, figures) for box, figures in done])
+    phase("paths", lambda: runs.carry_out(run))  # finds every box done: what is left are the chosen paths
+    phase("pictures", lambda: _drawn(run.folder))
+    phase("report", lambda: _reported(run.folder))
+    return seconds
+
+
+def _drawn(folder: Path) -> None:
+    from jaxgd.show import gallery
+
+    gallery.of_run(folder, folder.name)
+
+
+def _reported(folder: Path) -> None:
+    from jaxgd.show import report
+
+    report.write([folder])
 
 
 def help_seconds() -> float:

@@ -136,7 +136,7 @@ def draw_phases(phases: dict[str, dict[str, float]], path: Path) -> None:
         axes = figure.subplots()
         names = [name for name in next(iter(phases.values())) if not name.startswith("the command")]
         left = [0.0] * len(phases)
-        for name, colour in zip(names, (*LINES, "#999999", "#bbbbbb"), strict=False):
+        for name, colour in zip(names, (*LINES, "#999999", "#bbbbbb", "#dddddd"), strict=False):
             widths = [seconds[name] for seconds in phases.values()]
             axes.barh(list(phases), widths, left=left, color=colour, label=name)
             left = [a + b for a, b in zip(left, widths, strict=True)]
