@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jaxgd.audit import Seen, audited, epoch_of_low, figures, unseen, updates_made, watched
 from jaxgd.descent import Descent, norm
 from jaxgd.lanes import Begin, Lanes, Last, Limits, costs, length_of, looped, segment_end, within
-from jaxgd.outcome import NEVER, choose
+from jaxgd.outcome import NEVER, choose, judgement
 from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 
 _CACHE_BYTES = 1 << 17  # of params, grads and state that a block may hold and still live in a core's L2
@@ -52,11 +52,10 @@ def _power_of_two(lanes: int, most: int) -> int:
 def program(
     lane: Callable[..., Descent],
     arguments: PyTree,
+    limits: Limits,
     *,
-    records: int,
     block: int,
     blocks: int,
-    dtype: Any,
     device: Any,
 ) -> Program:
     """The program (arguments [blocks · block, ...], lanes in use, limits) → figures of every lane.
@@ -64,16 +63,15 @@ def program(
     Args:
       lane: one descent as a pure function of keyword arguments.
       arguments: what varies, as shapes and dtypes of one lane.
-      records: how many costs are kept of each lane.
+      limits: such as it will run with; their shapes and dtypes count.
       block, blocks: lanes per block, and blocks per batch.
-      dtype: of the limits.
       device: where it runs.
     """
     shape = jax.ShapeDtypeStruct
     many = jax.tree.map(lambda a: shape((blocks * block, *a.shape), a.dtype), arguments)
-    limits = Limits(shape((), jnp.int32), shape((), dtype), shape((), dtype), shape((records,), jnp.int32))
+    limits = jax.tree.map(lambda a: shape(np.shape(a), a.dtype), limits)
     one = explicit(lane, arguments, device.platform)
-    function, sizes = functools.partial(_batch, one, block, blocks), (block, blocks, records, np.dtype(dtype), device)
+    function, sizes = functools.partial(_batch, one, block, blocks), (block, blocks, limits, device)
     made = compiled(
         function,
         ([shape(a.shape, a.dtype) for a in one.constants], many, shape((), jnp.int32), limits),
@@ -136,6 +134,7 @@ def _batch(
     ended = _as_they_came(one, lanes)
     found = start | jax.tree.map(lambda a: jnp.moveaxis(a, one.axis, 0), ended.figures)
     closed_over = (begun[0], ended.figures["params"], begun[2])  # by metrics
+    found["outcome"] = judgement(found, limits.goal, jnp)
     found["metrics"] = _by_block(one, closed_over, block, lambda *lane: one.metrics(*lane, shared))
     found["params"] = one.params(found["params"])
     if limits.records.size:

@@ -7,6 +7,7 @@ import jax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgd.outcome import Goal
 from jaxgd.program import Explicit, Leaves
 
 SEGMENT = 50  # epochs between two looks at who has ended; also the longest window
@@ -14,12 +15,13 @@ SEGMENT_OF_BATCHES = 10  # the same, where each epoch makes several updates
 
 
 class Limits(NamedTuple):
-    """What ends a lane; runtime values, so that changing them compiles nothing."""
+    """What ends a lane, and what it is judged by; runtime values, so that changing them compiles nothing."""
 
     epochs: Int[Array, ""]
     target: Float[Array, ""]
     ceiling: Float[Array, ""]
     records: Int[Array, " record"]  # epochs whose cost is kept
+    goal: Goal
 
 
 class Begin(NamedTuple):

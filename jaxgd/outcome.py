@@ -150,34 +150,50 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
     ['descending', 'converged', 'converged', 'diverged']
     """
     figure = {name: np.asarray(table[name]) for name in _JUDGED}
-    cost, n, crossings = figure["final_cost"], figure["window"], figure["crossings"]
-    eps = np.finfo(cost.dtype).eps
-    within = tolerances(figure, minimum, tolerance)
     with np.errstate(all="ignore"):  # dead lanes hold infinities, and comparisons with NaN are False by design
-        vanishes = figure["highest_gradient_norm"] <= within.gradient
-        if minimum is None:
-            arrived = vanishes
-        else:
-            arrived = (cost <= minimum + within.cost) | (vanishes & (cost <= minimum + within.flat))
-        resolution = 8 * eps * np.maximum(1, np.abs(figure["start_cost"]))
-        overshoots = (2 * crossings > n) & (4 * figure["growths"] >= 3 * crossings)
-        climbs = (crossings == 0) & (cost > figure["start_cost"] + resolution)
-        by_cost = np.isnan(figure["highest_gradient_norm"])
-        worse = by_cost & (cost > figure["start_cost"] + resolution)
-        outgrown = figure["swing_gradient_norm"] > figure["start_gradient_norm"] * (1 + figure["epochs"] * eps)
-        swing, widest = figure["swing_gradient_norm"], figure["highest_gradient_norm"]
-        shrinks = (10 * swing < widest) | ((swing < widest * (1 - n * eps)) & (4 * figure["growths"] <= crossings))
-        rules = [
-            (PENDING, ~(figure["epochs"] >= 0)),
-            (DIVERGED, figure["diverged_epoch"] >= 0),
-            (CONVERGED, (figure["target_epoch"] >= 0) | arrived),
-            (TRAPPED, vanishes),
-            (DIVERGED, ~(figure["progress"] > 0) & (worse | (outgrown & (overshoots | climbs)))),
-            (DESCENDING, (figure["progress"] > within.cost) | shrinks | (crossings == 0)),
-        ]
-    codes, conditions = zip(*rules, strict=True)
-    codes = np.select(conditions, codes, default=OSCILLATING).astype(np.int8)
+        codes = judgement(figure, goal(minimum, tolerance), np)
     return table["final_cost"].copy(data=codes) if hasattr(table, "dims") else codes
+
+
+class Goal(NamedTuple):
+    """What lanes are judged by: numbers, so that a program does for all of them."""
+
+    minimum: Float[Array, ""]  # the lowest cost; NaN if it isn't known
+    tolerance: Float[Array, ""]  # NaN for that of the dtype
+
+
+def goal(minimum: float | None, tolerance: float | None, dtype: type = np.float64) -> Goal:
+    """The goal of arguments as in `verdict`."""
+    return Goal(*(dtype(np.nan if number is None else number) for number in (minimum, tolerance)))
+
+
+def judgement(figure: Mapping[str, Any], goal: Goal, xp: Any) -> Any:
+    """`verdict` in NumPy, or, within a program, in jax.numpy."""
+    cost, n, crossings = figure["final_cost"], figure["window"], figure["crossings"]
+    start_cost, start_norm = figure["start_cost"], figure["start_gradient_norm"]
+    swing, widest = figure["swing_gradient_norm"], figure["highest_gradient_norm"]
+    eps = np.finfo(cost.dtype).eps
+    within = tolerances(figure, goal, xp)
+    vanishes = widest <= within.gradient
+    above = cost - xp.asarray(goal.minimum, cost.dtype)
+    arrived = (above <= within.cost) | (vanishes & ((above <= within.flat) | xp.isnan(goal.minimum)))
+    risen = cost > start_cost + 8 * eps * xp.maximum(1, xp.abs(start_cost))
+    overshoots = (2 * crossings > n) & (4 * figure["growths"] >= 3 * crossings)
+    climbs = (crossings == 0) & risen
+    worse = xp.isnan(widest) & risen
+    rounding, rounding_here = (xp.asarray(updates * eps, cost.dtype) for updates in (figure["epochs"], n))
+    outgrown = swing > start_norm * (1 + rounding)
+    shrinks = (10 * swing < widest) | ((swing < widest * (1 - rounding_here)) & (4 * figure["growths"] <= crossings))
+    rules = [
+        (PENDING, ~(figure["epochs"] >= 0)),
+        (DIVERGED, figure["diverged_epoch"] >= 0),
+        (CONVERGED, (figure["target_epoch"] >= 0) | arrived),
+        (TRAPPED, vanishes),
+        (DIVERGED, ~(figure["progress"] > 0) & (worse | (outgrown & (overshoots | climbs)))),
+        (DESCENDING, (figure["progress"] > within.cost) | shrinks | (crossings == 0)),
+    ]
+    codes, conditions = zip(*rules, strict=True)
+    return xp.select(conditions, [xp.asarray(code, np.int8) for code in codes], np.int8(OSCILLATING))
 
 
 class Tolerances(NamedTuple):
@@ -188,7 +204,7 @@ class Tolerances(NamedTuple):
     gradient: Any  # of the gradient norm to zero
 
 
-def tolerances(table: Mapping[str, Any], minimum: float | None, tolerance: float | None) -> Tolerances:
+def tolerances(figure: Mapping[str, Any], goal: Goal, xp: Any = np) -> Tolerances:
     """What counts as there, to the precision of the lanes' dtype.
 
     The cost: 8 eps·max(1, |minimum|), or √eps·max(1, |minimum|) where the gradient vanishes, since a
@@ -196,20 +212,21 @@ def tolerances(table: Mapping[str, Any], minimum: float | None, tolerance: float
     unit where start cost and start gradient are both below 1.
 
     Args:
-      table: figures; `final_cost`, `start_cost` and `start_gradient_norm` are read.
-      minimum: the lowest cost, if it is known.
-      tolerance: in place of both of the cost's; where no minimum is known, of the gradient's.
+      figure: arrays; `final_cost`, `start_cost` and `start_gradient_norm` are read.
+      goal: with a tolerance in place of both of the cost's; or, where no minimum is known, of the gradient's.
+      xp: NumPy, or jax.numpy.
     """
-    cost, start_cost, start_gradient_norm = (
-        np.asarray(table[name]) for name in ("final_cost", "start_cost", "start_gradient_norm")
-    )
+    cost, start_cost, start_norm = (figure[name] for name in ("final_cost", "start_cost", "start_gradient_norm"))
     eps = np.finfo(cost.dtype).eps
-    known = minimum is not None
-    size = np.maximum(1, np.abs(minimum if known else cost))
-    gradient = np.sqrt(eps) * np.minimum(1, np.fmax(np.abs(start_cost), start_gradient_norm))
-    if tolerance is None:
-        return Tolerances(8 * eps * size, np.sqrt(eps) * size, gradient)
-    return Tolerances(tolerance, tolerance, gradient) if known else Tolerances(8 * eps * size, 0, tolerance)
+    minimum, tolerance = (xp.asarray(number, cost.dtype) for number in goal)
+    known, given = ~xp.isnan(minimum), ~xp.isnan(tolerance)
+    size = xp.maximum(1, xp.abs(xp.where(known, minimum, cost)))
+    gradient = np.sqrt(eps) * xp.minimum(1, xp.fmax(xp.abs(start_cost), start_norm))
+    return Tolerances(
+        xp.where(known & given, tolerance, 8 * eps * size),
+        xp.where(known & given, tolerance, np.sqrt(eps) * size),
+        xp.where(~known & given, tolerance, gradient),
+    )
 
 
 _JUDGED = (
@@ -229,21 +246,18 @@ _JUDGED = (
 )
 
 
-def judged(figures: dict[str, Any], minimum: float | None, minima: Any, tolerance: float | None) -> dict[str, Any]:
-    """Figures of lanes [lane, ...] with their outcome and the minimum that each reached.
+def told(figures: dict[str, Any], minima: Any) -> dict[str, Any]:
+    """Figures of lanes [lane, ...] as a program returns them, with the minimum that each reached.
 
     The params become one entry per leaf: `params`, `params.x`, `params.hidden.kernel`.
     """
     params, metrics = figures.pop("params"), figures.pop("metrics", {})
-    codes = verdict(figures, minimum, tolerance)
-    settled = np.isin(codes, (CONVERGED, TRAPPED))
-    return {
-        "outcome": codes,
-        **figures,
-        "minimum": np.where(settled, reached(params, minima, figures["target_epoch"] >= 0), NEVER).astype(np.int32),
-        **metrics,
-        **named("params", params),
-    }
+    codes = figures["outcome"]
+    there = np.full(len(codes), NEVER, np.int32)
+    if minima is not None:
+        settled = (codes == CONVERGED) | (codes == TRAPPED)
+        there = np.where(settled, reached(params, minima, figures["target_epoch"] >= 0), there).astype(np.int32)
+    return {"outcome": codes, **figures, "minimum": there, **metrics, **named("params", params)}
 
 
 def reached(params: PyTree, minima: Any, met: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, NEVER, OUTCOMES, PENDING, named, tolerances
+from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, NEVER, OUTCOMES, PENDING, goal, named, tolerances
 from jaxgd.plan import Each, Plan, selected
 from jaxgd.ranges import visible
 
@@ -312,14 +312,14 @@ def epochs_missing(table: "xarray.Dataset") -> np.ndarray:
     lanes = (table["outcome"] == DESCENDING).values
     figure = {name: table[name].values[lanes] for name in _PACE}
     minimum, target = table.attrs.get("minimum"), table.attrs.get("target", -np.inf)
-    within = tolerances(figure, minimum, table.attrs.get("tolerance"))
+    within = tolerances(figure, goal(minimum, table.attrs.get("tolerance")))
     with np.errstate(all="ignore"):
         if minimum is None:
-            now, before, goal = figure["gradient_norm"], figure["window_gradient_norm"], within.gradient
+            now, before, end = figure["gradient_norm"], figure["window_gradient_norm"], within.gradient
         else:
-            now, goal = figure["best_cost"] - minimum, np.maximum(within.cost, target - minimum)
+            now, end = figure["best_cost"] - minimum, np.maximum(within.cost, target - minimum)
             before = now + figure["progress"]
-        missing = figure["window"] * np.log(goal / now) / np.log(now / before)
+        missing = figure["window"] * np.log(end / now) / np.log(now / before)
     return np.where(np.isfinite(missing) & (missing > 0), missing, np.nan)
 
 

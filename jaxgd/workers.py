@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxgd import engine, table
 from jaxgd import plan as plans
-from jaxgd.outcome import judged
+from jaxgd.outcome import goal, told
 from jaxgd.plan import Box, Each, Plan
 from jaxgd.program import Program
 
@@ -72,7 +72,7 @@ def carried_out(plan: Plan, boxes: Sequence[Box]) -> list[dict[str, np.ndarray]]
             figures = _fitted(plan, _static_of(plan, boxes[0]), device, arguments, int(ends[-1]))
     finally:
         _devices().free.put(device)
-    figures = judged(figures, plan.minimum, plan.minima, plan.tolerance)
+    figures = told(figures, plan.minima)
     results = []
     for box, shape, end in zip(boxes, shapes, ends, strict=True):
         here = {n: a[end - math.prod(shape) : end].reshape(shape + a.shape[1:]) for n, a in figures.items()}
@@ -183,10 +183,9 @@ def _program(plan: Plan, static: tuple[int, ...], device: Any, size: _Size) -> P
             _known[key] = engine.program(
                 plans.bound(plan, static),
                 plans.arguments(plan),
-                records=len(plan.records),
+                _limits(plan),
                 block=size.block,
                 blocks=size.blocks,
-                dtype=_real(plan),
                 device=device,
             )
         return _known[key]
@@ -202,7 +201,9 @@ def _forget(key: str) -> None:
 def _limits(plan: Plan) -> engine.Limits:
     real = _real(plan)
     ceiling = np.minimum(plan.ceiling, np.finfo(real).max)
-    return engine.Limits(np.int32(plan.epochs), real(plan.target), real(ceiling), np.asarray(plan.records, np.int32))
+    records = np.asarray(plan.records, np.int32)
+    by = goal(plan.minimum, plan.tolerance, real)
+    return engine.Limits(np.int32(plan.epochs), real(plan.target), real(ceiling), records, by)
 
 
 def _real(plan: Plan) -> type:

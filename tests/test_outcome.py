@@ -19,6 +19,8 @@ from jaxgd.outcome import (
     OUTCOMES,
     PENDING,
     TRAPPED,
+    goal,
+    judgement,
     tolerances,
     verdict,
 )
@@ -379,10 +381,49 @@ def test_tolerance_is_of_the_cost_if_a_minimum_is_known_and_else_of_the_gradient
 def test_tolerances_follow_dtype_and_scale(precision):
     eps = np.finfo(precision).eps
     lane = figures(precision, start_cost=1e-3, start_gradient_norm=1e-2)
-    within = tolerances(lane, minimum=-1000.0, tolerance=None)
+    within = tolerances(lane, goal(minimum=-1000.0, tolerance=None))
     assert within.cost == pytest.approx(8000 * float(eps)) and within.flat == pytest.approx(1000 * float(eps) ** 0.5)
     assert within.gradient == pytest.approx(1e-2 * float(eps) ** 0.5)
-    assert tolerances(figures(precision), None, None).gradient == np.sqrt(eps)
+    assert tolerances(figures(precision), goal(None, None)).gradient == np.sqrt(eps)
+
+
+@pytest.mark.parametrize("by", [(None, None), (0.1, None), (0.1, 0.3), (None, 0.3)], ids=str)
+def test_a_program_judges_as_numpy_does(by, precision):
+    """Figures about the borders of every rule, to the last bit."""
+    drawn = np.random.default_rng(0)
+
+    def some(*numbers):
+        around = np.asarray(numbers, precision)[drawn.integers(len(numbers), size=20_000)]
+        near = np.nextafter(around, drawn.choice([-np.inf, np.inf], 20_000).astype(precision))
+        return np.where(around == 0, around, near)  # XLA takes what is next to 0 for 0
+
+    def count(*numbers):
+        return np.asarray(numbers, np.int32)[drawn.integers(len(numbers), size=20_000)]
+
+    root = float(np.finfo(precision).eps) ** 0.5
+    norms = [some(0, root, 0.3, 0.3 * (1 + 50 * root**2), 1, 3, np.nan, np.inf) for _ in range(4)]
+    lanes = {
+        "start_cost": some(0, 0.1, 1, 1000, np.nan),
+        "final_cost": some(0, 0.1, 0.1 + root, 0.4, 1, 1000, np.nan, np.inf),
+        "progress": some(0, 0.3, root, 1, np.nan),
+        **dict(
+            zip(
+                ("gradient_norm", "start_gradient_norm", "highest_gradient_norm", "swing_gradient_norm"),
+                norms,
+                strict=True,
+            )
+        ),
+        **{name: count(-1, -1, -1, 7) for name in ("target_epoch", "diverged_epoch")},
+        "epochs": count(-1, 50, 50, 2000),
+        "window": count(50, 50, 10),
+        "crossings": count(0, 0, 9, 30, 49),
+        "growths": count(0, 0, 5, 25, 40),
+    }
+    with jax.enable_x64(precision == "float64"):
+        within = jax.jit(lambda lanes, goal: judgement(lanes, goal, jnp))(lanes, goal(*by))
+    codes = verdict(lanes, *by)
+    np.testing.assert_array_equal(within, codes)
+    assert set(codes) == set(range(6)) - ({TRAPPED} if by[0] is None else set())
 
 
 def test_codes_are_cf_flags_and_pending_is_zero():
