@@ -76,32 +76,16 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
       arguments: shapes and dtypes of what varies, of one lane.
       platform: where it is to run.
     """
-    known: dict[str, Any] = {}  # what tracing finds out besides arrays
-
-    def begin_one(arguments):
-        one = opened(lane(**arguments))
-        params, state = one.params, one.init(one.params)
-        closed, shapes = jax.make_jaxpr(
-            lambda params, state: (*one.step(params, state), one.metrics(params)), return_shape=True
-        )(params, state)
-        if jax.tree.structure(shapes[3]) != jax.tree.structure(state):
-            raise TypeError("the optimizer's update returns a state of another structure than its init")
-        known.update(step=closed.jaxpr, params=jax.tree.structure(params), metrics=jax.tree.structure(shapes[4]))
-        known.update(has_data=one.has_data, has_batches=one.has_batches)
-        return closed.consts, jax.tree.leaves(params), jax.tree.leaves(state)
-
-    closed, start = jax.make_jaxpr(begin_one, return_shape=True)(arguments)
-    step = whole = known["step"]
-    shapes = [[leaf.shape for leaf in leaves] for leaves in start]
-    outputs = 1 + 2 * len(start[1]) + len(start[2])  # of a step, before the metrics
-    on_cpu = platform == "cpu"
-    apart = on_cpu and not known["has_data"] and numbers.fits(whole, outputs)
+    traced, on_cpu = _traced(lane, arguments), platform == "cpu"
+    begins, step, shapes = traced.begin, traced.step, traced.shapes
+    outputs = 1 + 2 * len(shapes[1]) + len(shapes[2])  # of a step, before the metrics
+    apart = on_cpu and not traced.has_data and numbers.fits(step, outputs)
     if apart:
-        closed, step = numbers.taken_out(closed), numbers.of_numbers(whole, outputs)
+        begins, step = numbers.taken_out(begins), numbers.of_numbers(step, outputs)
     put_together = numbers.put_together if apart else lambda leaves, shapes: leaves
     constants, params, state = (sum(map(math.prod, each)) if apart else len(each) for each in shapes)
     cut = functools.partial(_cut, sizes=(constants, params, state))
-    own_constants, _, own_state = cut(jaxprs.lane_dependent(closed.jaxpr, [True] * len(closed.jaxpr.invars)))
+    own_constants, _, own_state = cut(jaxprs.lane_dependent(begins.jaxpr, [True] * len(begins.jaxpr.invars)))
     while True:  # what a step makes the lanes' own is so from the start
         ends = jaxprs.lane_dependent(step, [*own_constants, *[True] * params, *own_state])
         after = [a or b for a, b in zip(own_state, ends[1 + 2 * params :], strict=False)]
@@ -109,7 +93,7 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
             break
         own_state = after
     own = [*own_constants, *[True] * params, *own_state]
-    axis = 0 if jaxprs.multiplies(step, own) and not known["has_data"] else -1
+    axis = 0 if jaxprs.multiplies(step, own) and not traced.has_data else -1
     in_one_kernel = on_cpu and jaxprs.is_of_numbers(step, own)
     carried_out = functools.partial(jax.core.eval_jaxpr, step)
     if on_cpu and not in_one_kernel and jaxprs.work(step) > _CHEAP:
@@ -117,7 +101,7 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
 
     def begin(closed_over, arguments, size):
         many = jax.vmap(
-            lambda arguments: jax.core.eval_jaxpr(closed.jaxpr, closed_over, *jax.tree.leaves(arguments)),
+            lambda arguments: jax.core.eval_jaxpr(begins.jaxpr, closed_over, *jax.tree.leaves(arguments)),
             out_axes=[axis if mine else None for mine in own],
             axis_size=size,
         )
@@ -136,15 +120,46 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
 
     def metrics_of(*lane):
         constants, moving, state = map(put_together, inputs(*lane), shapes)
-        return known["metrics"].unflatten(jax.core.eval_jaxpr(whole, constants, *moving, *state)[outputs:])
+        return traced.metrics.unflatten(jax.core.eval_jaxpr(traced.step, constants, *moving, *state)[outputs:])
 
     def params_of(leaves):
-        return known["params"].unflatten(put_together(leaves, shapes[1]))
+        return traced.params.unflatten(put_together(leaves, shapes[1]))
 
-    kinds = (known["has_data"], known["has_batches"], on_cpu, in_one_kernel)
-    trees = (jax.tree.structure(arguments), known["params"], known["metrics"])
-    text = "\n".join(map(str, (_text(closed.jaxpr), _text(whole), *trees, *kinds)))
-    return Explicit(text, closed.consts, begin, step_one, metrics_of, params_of, axis, *kinds)
+    kinds = (traced.has_data, traced.has_batches, on_cpu, in_one_kernel)
+    trees = (jax.tree.structure(arguments), traced.params, traced.metrics)
+    text = "\n".join(map(str, (_text(begins.jaxpr), _text(traced.step), *trees, *kinds)))
+    return Explicit(text, begins.consts, begin, step_one, metrics_of, params_of, axis, *kinds)
+
+
+class _Traced(NamedTuple):
+    """A lane, as its function is written."""
+
+    begin: core.ClosedJaxpr  # of the leaves of its arguments → constants of a step, params, state
+    step: core.Jaxpr  # of these → cost, grads, the next params and state, metrics
+    shapes: list[list[tuple[int, ...]]]  # of constants, params and state
+    params: Any  # the structure of them, and of the metrics
+    metrics: Any
+    has_data: bool
+    has_batches: bool
+
+
+def _traced(lane: Callable[..., Descent], arguments: PyTree) -> _Traced:
+    known: dict[str, Any] = {}  # what tracing finds out besides arrays
+
+    def begin(arguments):
+        one = opened(lane(**arguments))
+        params, state = one.params, one.init(one.params)
+        closed, shapes = jax.make_jaxpr(
+            lambda params, state: (*one.step(params, state), one.metrics(params)), return_shape=True
+        )(params, state)
+        if jax.tree.structure(shapes[3]) != jax.tree.structure(state):
+            raise TypeError("the optimizer's update returns a state of another structure than its init")
+        known.update(step=closed.jaxpr, params=jax.tree.structure(params), metrics=jax.tree.structure(shapes[4]))
+        known.update(has_data=one.has_data, has_batches=one.has_batches)
+        return closed.consts, jax.tree.leaves(params), jax.tree.leaves(state)
+
+    closed, start = jax.make_jaxpr(begin, return_shape=True)(arguments)
+    return _Traced(begin=closed, shapes=[[leaf.shape for leaf in leaves] for leaves in start], **known)
 
 
 _CHEAP = 100  # operations of a step, below which it is no loss to compute its grads for each array that comes of them

@@ -108,9 +108,9 @@ def _one_equation(
         return [lax.transpose(values[0], (*params["permutation"], len(out[0])))]
     if name in ("reshape", "squeeze"):
         return [values[0].reshape(*out[0], lanes)]
-    if on_cpu and name in REDUCTIONS:
+    if on_cpu and name in REDUCTIONS and values[0].size:
         return [_folded(REDUCTIONS[name], values[0], params["axes"])]
-    if on_cpu and name == "dot_general" and all(own) and _is_narrow(equation):
+    if on_cpu and name == "dot_general" and all(own) and values[0].size and _is_narrow(equation):
         return [_summed(*values, params["dimension_numbers"]).astype(equation.outvars[0].aval.dtype)]
     if name == "dot_general" and not all(own) and not params["dimension_numbers"][1][0]:
         return [_by_shared(values, own, equation)]
@@ -124,16 +124,14 @@ def _by_shared(values: Sequence[Any], own: Sequence[bool], product: Any) -> Any:
 
     The shared one comes first: if the others did, all of them would be transposed.
     """
-    contracted, params = product.params["dimension_numbers"][0], product.params
-    (shared, summed), (mine, summed_mine) = sorted(
-        zip(values, contracted, strict=True), key=lambda pair: pair[0] is values[own.index(True)]
-    )
-    kind = params["preferred_element_type"]
-    made = lax.dot_general(shared, mine, ((summed, summed_mine), ((), ())), params["precision"], kind)
+    summed, kinds = product.params["dimension_numbers"][0], ("precision", "preferred_element_type")
+    order = (0, 1) if own[1] else (1, 0)
+    (first, second), axes = ([each[index] for index in order] for each in (values, summed))
+    made = lax.dot_general(first, second, (axes, ((), ())), **{kind: product.params[kind] for kind in kinds})
     if own[1]:
         return made
-    first, last = shared.ndim - len(summed), made.ndim - 1
-    return lax.transpose(made, (*range(first, last), *range(first), last))
+    cut, last = first.ndim - len(axes[0]), made.ndim - 1
+    return lax.transpose(made, (*range(cut, last), *range(cut), last))
 
 
 def _is_narrow(product: Any) -> bool:
