@@ -192,10 +192,12 @@ def _dear(jaxpr: core.Jaxpr) -> Iterator[core.Var]:
         for v in filter(lambda v: isinstance(v, core.Var), equation.invars):
             uses.setdefault(v, []).append(equation.primitive.name)
     for equation in jaxpr.eqns:
-        name, used = equation.primitive.name, uses.get(equation.outvars[0], [])
-        is_reused = len(used) > 1 or used == ["broadcast_in_dim"]
-        if name in REDUCTIONS or name == "dot_general" or (is_reused and _WORK.get(name, 1) >= _DEAR):
-            yield from equation.outvars
+        name = equation.primitive.name
+        for v in equation.outvars:
+            used = uses.get(v, [])
+            is_reused = len(used) > 1 or used == ["broadcast_in_dim"]
+            if name in REDUCTIONS or name == "dot_general" or (is_reused and _WORK.get(name, 1) >= _DEAR):
+                yield v
 
 
 def flat(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:

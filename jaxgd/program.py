@@ -309,11 +309,11 @@ def _text(jaxpr: core.Jaxpr) -> str:
 
 
 def _constants(program: core.ClosedJaxpr | core.Jaxpr) -> Iterator[Any]:
-    """Every array that a program holds, those within its jitted functions too."""
-    yield from getattr(program, "consts", ())
+    """Every array that the functions within a program hold."""
     for equation in program.eqns:
         for inner in jax.tree.leaves(list(equation.params.values())):
             if isinstance(inner, (core.ClosedJaxpr, core.Jaxpr)):
+                yield from getattr(inner, "consts", ())
                 yield from _constants(inner)
 
 
