@@ -106,7 +106,9 @@ def test_each_random_thing_has_its_seed():
     )
     assert order["start_cost"][0] == order["start_cost"][1] and order["final_cost"][0] != order["final_cost"][1]
     np.testing.assert_array_equal(start["start_cost"], both["start_cost"])
-    assert both["final_cost"][0] == order["final_cost"][0] == start["final_cost"][0]
+    alike = [float(sweep["final_cost"][0]) for sweep in (both, order, start)]  # three programs: to rounding
+    updates, roundings = 3 * 4, 8
+    np.testing.assert_allclose(alike, alike[0], rtol=updates * roundings * np.finfo(np.float32).eps)
     assert start["final_cost"][1] != both["final_cost"][1]  # the order of another seed
     held = carried(SPIRAL, "sweep.seed={values=[0, 1]}", "data.seed=0")
     np.testing.assert_array_equal(held["final_cost"], start["final_cost"])
