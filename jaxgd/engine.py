@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgd.audit import Seen, audited, epoch_of_low, figures, unseen, updates_made, watched
 from jaxgd.descent import Descent, norm
-from jaxgd.lanes import Begin, Lanes, Last, Limits, costs, length_of, looped, segment_end, within
+from jaxgd.lanes import Begin, Lanes, Last, Limits, costs_of, length_of, looped, segment_end, within
 from jaxgd.outcome import NEVER, choose, judgement
 from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 
@@ -311,7 +311,7 @@ def _segments(one: Explicit, lanes: Lanes, goes, shared: Leaves, slot, first, un
         begin = _begin_of(lanes, first, shared)
         move = _looked_at if one.has_data else _truth
         moved, after, slot, seen = move(one, lanes, shared, segment.slot, first, last, limits)
-        ended = goes & ~(within(moved.best_cost, limits) & within(costs(one, moved, after), limits))
+        ended = goes & ~(within(moved.best_cost, limits) & within(costs_of(one, moved, after), limits))
         fell = goes & (moved.best_cost < begin.best_cost)
         if one.has_data:
             low = jnp.where(fell, epoch_of_low(seen.clock, first), lanes.best_epoch)

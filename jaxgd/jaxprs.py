@@ -36,7 +36,7 @@ def multiplies(jaxpr: core.Jaxpr, given: Sequence[bool]) -> bool:
     """Whether large arrays that both differ from lane to lane are multiplied as matrices."""
     for equation, marks in touched(jaxpr, differing(jaxpr, given)):
         inner, within = entered(equation, marks), map(_primitives, core.jaxprs_in_params(equation.params))
-        if equation.primitive.name in _PRODUCTS and all(marks) and _multiplications(equation) > _FEW:
+        if equation.primitive.name in _PRODUCTS and all(marks) and multiplications(equation) > _FEW:
             return True
         if multiplies(*inner) if inner else any(names & _PRODUCTS for names in within):
             return True
@@ -47,7 +47,7 @@ _PRODUCTS = {"dot_general", "conv_general_dilated"}
 _FEW = 1000  # multiplications of a product: so many take no longer one by one than to set up a matrix product
 
 
-def _multiplications(equation: Any) -> float:
+def multiplications(equation: Any) -> float:
     """Of a matrix product; without end of a convolution."""
     if equation.primitive.name != "dot_general":
         return math.inf
@@ -153,7 +153,7 @@ def work(jaxpr: core.Jaxpr) -> float:
             continue
         each = _WORK.get(equation.primitive.name, 1)
         if equation.primitive.name == "dot_general":
-            total += 2 * _multiplications(equation) * equation.outvars[0].aval.dtype.itemsize / 4
+            total += 2 * multiplications(equation) * equation.outvars[0].aval.dtype.itemsize / 4
             continue
         total += sum(each * math.prod(v.aval.shape) * v.aval.dtype.itemsize / 4 for v in equation.outvars)
     return total

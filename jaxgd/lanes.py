@@ -70,7 +70,7 @@ def evaluated(
     return many(lanes.constants, lanes.params, lanes.state, shared)
 
 
-def costs(one: Explicit, lanes: Lanes, shared: Leaves) -> Float[Array, " lane"]:
+def costs_of(one: Explicit, lanes: Lanes, shared: Leaves) -> Float[Array, " lane"]:
     """Cost where the lanes are."""
     many = one.over_lanes(lambda *lane: one.step(*lane)[0], (True, True, True, False))
     return many(lanes.constants, lanes.params, lanes.state, shared)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxgd.jaxprs import CALLS, ELEMENTWISE, REDUCTIONS, alone, needed
+from jaxgd.jaxprs import CALLS, ELEMENTWISE, REDUCTIONS, alone, multiplications, needed
 
 _NUMBERS, _OPERATIONS = 24, 500  # that a step may take: to compile more of them takes longer than most sweeps do
 
@@ -42,7 +42,6 @@ def of_numbers(jaxpr: core.Jaxpr, outputs: int) -> core.Jaxpr:
 
 def taken_out(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
     """The same with a number for each element of what comes out."""
-
     inputs, constants = [*closed.jaxpr.constvars, *closed.jaxpr.invars], len(closed.consts)
 
     def by_number(*values):
@@ -88,8 +87,7 @@ def _operations_of(equation: Any) -> float:
     if name in REDUCTIONS:
         return equation.invars[0].aval.size
     if name == "dot_general":
-        (summed, _), _ = equation.params["dimension_numbers"]
-        return 2 * size * math.prod(equation.invars[0].aval.shape[axis] for axis in summed)
+        return 2 * multiplications(equation)
     return 0 if name in _MOVED else math.inf
 
 
