@@ -110,10 +110,9 @@ def _source(lane: Callable[..., Descent]) -> str:
 
 def in_memory(plan: Plan, executor: Executor | None = None) -> Any:
     """The whole result of a plan, as a Dataset."""
-    results = table.empty(plan)
+    results = table.room(plan)
     for box, figures in carried_out(plan, plan.boxes(), executor):
-        for name, values in results.items():
-            values[box] = figures[name]
+        table.put(results, box, figures)
     return table.labelled(plan, results)
 
 

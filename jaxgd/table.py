@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, NEVER, OUTCOMES, PENDING, goal, named, tolerances
-from jaxgd.plan import Each, Plan, selected
+from jaxgd.plan import Box, Each, Plan, selected
 from jaxgd.ranges import visible
 
 if TYPE_CHECKING:
@@ -84,32 +84,33 @@ def attributes(plan: Plan) -> dict[str, Any]:
     return known | ({} if plan.select == selected(known.get("target")) else {"select": plan.select})
 
 
-def empty(plan: Plan) -> dict[str, np.ndarray]:
-    """Arrays for a whole sweep, to be filled box by box.
+def room(plan: Plan) -> dict[str, np.ndarray]:
+    """Arrays for a whole sweep, to be filled box by box; floats for the counts that may be "never".
 
     They share one piece of memory: a system hands out a large one in large pages, several times faster.
     """
-    described = variables(plan)
+    described = {
+        name: v._replace(dtype=np.dtype(float)) if name in MAYBE_NEVER else v for name, v in variables(plan).items()
+    }
     sizes = [v.dtype.itemsize * math.prod(v.shape) for v in described.values()]
     ends = np.cumsum([-(-size // _ALIGNED) * _ALIGNED for size in sizes])
     memory = np.empty(ends[-1], np.uint8)
-    arrays = {}
-    for (name, v), start, size in zip(described.items(), [0, *ends], sizes, strict=False):
-        arrays[name] = memory[start : start + size].view(v.dtype).reshape(v.shape)
-        arrays[name].fill(v.fill)
-    return arrays
+    pieces = zip(described.items(), [0, *ends], sizes, strict=False)
+    return {name: memory[start : start + size].view(v.dtype).reshape(v.shape) for (name, v), start, size in pieces}
+
+
+def put(results: dict[str, np.ndarray], box: Box, figures: dict[str, np.ndarray]) -> None:
+    """The figures of a box in their place; "never" becomes NaN, so that means stay honest."""
+    for name, values in results.items():
+        found = figures[name]
+        values[box] = np.where(found == NEVER, np.nan, found) if name in MAYBE_NEVER else found
 
 
 def labelled(plan: Plan, results: dict[str, np.ndarray]) -> "xarray.Dataset":
-    """Results as a Dataset; counts that may be "never" hold NaN there, so that means stay honest."""
+    """Results as a Dataset."""
     import xarray
 
-    data = {}
-    for name, variable in variables(plan).items():
-        values = results[name]
-        if name in MAYBE_NEVER:
-            values = np.where(values == NEVER, np.nan, values)
-        data[name] = (variable.dimensions, values, variable.attributes)
+    data = {name: (v.dimensions, results[name], v.attributes) for name, v in variables(plan).items()}
     return xarray.Dataset(data, coords=coordinates(plan), attrs=attributes(plan))
 
 

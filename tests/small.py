@@ -1,6 +1,10 @@
-"""Small configs that several tests begin from, and how they come into a folder."""
+"""Small configs that several tests begin from, how they come into a folder, and a table before its first lane."""
 
 from pathlib import Path
+
+import numpy as np
+
+from jaxgd.table import MAYBE_NEVER, labelled, variables
 
 PARABOLA = """
 [cost]
@@ -38,3 +42,9 @@ def written(folder: Path, text: str, name: str = "mine.toml") -> Path:
     path = folder / name
     path.write_text(text, "utf-8")
     return path
+
+
+def pending(plan):
+    """The table of a sweep none of whose lanes has run."""
+    results = {name: np.full(v.shape, v.fill, v.dtype) for name, v in variables(plan).items()}
+    return labelled(plan, results | {name: np.full(plan.shape, np.nan) for name in MAYBE_NEVER})

@@ -10,9 +10,9 @@ from command import command
 
 import jaxgd
 from jaxgd import config as cfg
-from jaxgd import lane, table
+from jaxgd import lane
 from jaxgd.outcome import CONVERGED, DIVERGED, TRAPPED
-from jaxgd.sweep import carried_out
+from jaxgd.sweep import in_memory
 
 pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 
@@ -43,11 +43,7 @@ def folder(tmp_path, monkeypatch):
 def carried(name, *settings):
     """The result of a config, in memory."""
     plan = lane.planned(cfg.read(CONFIGS[name], settings), name, CONFIGS[name].parent)
-    found = table.empty(plan)
-    for box, figures in carried_out(plan, plan.boxes()):
-        for key, values in found.items():
-            values[box] = figures[key]
-    return table.labelled(plan, found)
+    return in_memory(plan)
 
 
 def outcomes(found):

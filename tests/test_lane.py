@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small import pending
 
 import jaxgd
 from jaxgd import config as cfg
@@ -17,7 +18,7 @@ from jaxgd import plan as plans
 from jaxgd.config import ConfigError
 from jaxgd.descent import opened
 from jaxgd.surfaces import SURFACES
-from jaxgd.sweep import carried_out
+from jaxgd.sweep import in_memory
 
 pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 
@@ -44,11 +45,7 @@ def results(content, folder="."):
     """(config, table) of a config carried out in memory."""
     config = cfg.checked(content, "test")
     plan = planned(config, folder)
-    found = table.empty(plan)
-    for box, figures in carried_out(plan, plan.boxes()):
-        for name, values in found.items():
-            values[box] = figures[name]
-    return config, table.labelled(plan, found)
+    return config, in_memory(plan)
 
 
 class Seen(NamedTuple):
@@ -422,7 +419,7 @@ SETTINGS = {
 def test_a_setting_alone_is_the_lane_it_was(case):
     config = cfg.checked(SETTINGS[case], "test")
     plan = planned(config)
-    grid = table.labelled(plan, table.empty(plan))
+    grid = pending(plan)
     for index in {tuple(0 for _ in plan.shape), tuple(n - 1 for n in plan.shape)}:
         alone = lane.at(config, grid.isel(dict(zip(grid["outcome"].dims, index, strict=True))))
         assert alone.sweep == {} and cfg.checked(tomllib.loads(cfg.as_toml(alone)), "") == alone
@@ -438,7 +435,7 @@ def test_seeds_are_replicates_and_keep_the_config_s_own():
     sweep = {"seed": {"values": [0, 1]}, "optimizer": {"learning_rate": {"values": [0.1, 0.2]}}}
     config = cfg.checked(with_(PLAIN, seed=7, sweep=sweep), "")
     plan = planned(config)
-    alone = lane.at(config, table.labelled(plan, table.empty(plan)).isel(learning_rate=1))
+    alone = lane.at(config, pending(plan).isel(learning_rate=1))
     assert alone.seed == 7 and alone.optimizer.arguments["learning_rate"] == 0.2
 
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from small import pending
 
 import jaxgd
 from jaxgd import config as cfg
 from jaxgd import lane, limits
 from jaxgd.stability import FORMULAS, nesterov_limit, polyak_limit
 from jaxgd.sweep import in_memory
-from jaxgd.table import empty, labelled
 
 pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 RATES = {"values": [0.01, 0.02, 0.4]}
@@ -20,7 +20,7 @@ def known(content, epochs=400, carried_out=True, **run):
     """The limits of a config that is carried out here, or of which no lane has run; and its table."""
     config = cfg.checked(content | {"run": {"epochs": epochs, "precision": "float64"} | run}, "test")
     plan = lane.planned(config, "test", None)
-    table = in_memory(plan) if carried_out else labelled(plan, empty(plan))
+    table = in_memory(plan) if carried_out else pending(plan)
     return limits.known_limits(config, plan, table), table
 
 

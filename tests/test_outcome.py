@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small import pending
 
 import jaxgd
 from jaxgd.outcome import (
@@ -442,8 +443,8 @@ def test_verdict_of_a_dataset_is_labelled_and_the_same_as_the_sweeps():
 
 
 def test_lanes_that_have_not_run_are_pending():
-    from jaxgd import plan, table
+    from jaxgd import plan
 
     planned = plan.planned(lambda rate: jaxgd.Descent(parabola, 1.0, optax.sgd(rate)), {"rate": [0.1, 0.2]}, epochs=3)
-    empty = table.labelled(planned, table.empty(planned))
+    empty = pending(planned)
     assert names(empty.outcome) == names(verdict(empty, 5.0)) == ["pending"] * 2

@@ -16,9 +16,9 @@ import xarray
 from processes import started
 
 import jaxgd
-from jaxgd import files, manifest, store, table
+from jaxgd import files, manifest, store
 from jaxgd.plan import Plan, fingerprint, lanes_of, planned
-from jaxgd.sweep import carried_out
+from jaxgd.sweep import carried_out, in_memory
 
 pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 
@@ -108,14 +108,10 @@ def snapshot(path):
 
 def test_the_folder_gives_the_table_that_the_memory_gives(whole):
     plan = a_plan()
-    results = table.empty(plan)
-    for box, figures in carried_out(plan, plan.boxes()):
-        for name, values in results.items():
-            values[box] = figures[name]
-    in_memory, stored = table.labelled(plan, results), store.opened_table(whole)
-    assert list(stored.data_vars) == list(in_memory.data_vars) and list(stored.coords) == list(in_memory.coords)
+    kept, stored = in_memory(plan), store.opened_table(whole)
+    assert list(stored.data_vars) == list(kept.data_vars) and list(stored.coords) == list(kept.coords)
     assert stored.valley.values.tolist() == ["light", "heavy"]
-    same(stored.drop_vars("valley"), in_memory.drop_vars("valley"))
+    same(stored.drop_vars("valley"), kept.drop_vars("valley"))
 
 
 def test_xarray_opens_it_without_us_and_without_a_warning(whole):

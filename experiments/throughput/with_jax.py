@@ -22,10 +22,10 @@ OPTIMIZERS = {
 
 
 def jaxgd_sweep(workload: Workload, most: int):
-    lane = lane_of(workload)  # as the others keep the function that they have jitted
+    lane, grid = lane_of(workload), axes(workload)  # as the others keep the function that they have jitted, and theirs
 
     def run():
-        return jaxgd.sweep(lane, axes(workload), epochs=workload.epochs, target=workload.target)
+        return jaxgd.sweep(lane, grid, epochs=workload.epochs, target=workload.target)
 
     def read(table):
         numbers = {name: table[name].values.ravel() for name in ("final_cost", "epochs", "diverged_epoch")}
