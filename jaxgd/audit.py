@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgd.descent import norm
-from jaxgd.lanes import Begin, Lanes, Limits, evaluated, looped, segment_end, within
+from jaxgd.lanes import Begin, Lanes, Limits, evaluated, length_of, looped, segment_end, within
 from jaxgd.outcome import NEVER, Watch, choose, is_finite, look, watch_from
 from jaxgd.program import Explicit, Leaves
 
@@ -123,8 +123,8 @@ def _by_what_they_share(one: Explicit, constants: Leaves, begin: Begin, updates,
     What they share is one for all while they descend, and so it is here: to raise the same number to
     the same power for each lane would take longer than all the rest.
     """
-    if not begin.shared:
-        return _rerun(one, constants, begin, updates, limits)
+    if not (begin.shared and one.on_cpu):
+        return _rerun(one, constants, begin, updates, limits, is_each=True)
 
     def one_group(carry):
         waiting, found = carry
@@ -144,23 +144,23 @@ def _best_epoch(one: Explicit, lanes: Lanes, clock, limits: Limits):
 
     def again():
         updates = jnp.where(earlier, segment_end(one, lowest.first, limits) - lowest.first, 0)
-        return _rerun(one, lanes.constants, lowest, updates, limits, is_each=True)[2].clock
+        return _rerun(one, lanes.constants, lowest, updates, limits, is_each=True, clock_only=True)[2].clock
 
     clock_then = lax.cond(jnp.any(earlier), again, lambda: jnp.zeros_like(clock))
     then = jnp.where(clock_then < _NEW_LOW, lowest.first, epoch_of_low(clock_then, lowest.first))
     return jnp.where(clock < _NEW_LOW, then, epoch_of_low(clock, last))
 
 
-def _rerun(one: Explicit, constants: Leaves, begin: Begin, updates, limits: Limits, is_each: bool = False):
+def _rerun(one: Explicit, constants: Leaves, begin: Begin, updates, limits: Limits, *, is_each=False, clock_only=False):
     """Lanes so many updates after their segments began, or at their own ends: params, lowest cost, what was seen.
 
-    Where each lane has what is shared for its own, that is the clock alone.
+    What is shared is one for all, or each lane's own.
     """
 
     def a_few(at):
         now, moving = at
         until = now + _UNTIL_A_CHECK
-        return until, looped(epochs, one, now, until, moving)
+        return until, looped(epochs, one, now, _UNTIL_A_CHECK, moving)
 
     def epochs(offset, moving, count):
         return watched(one, offset, count, constants, moving, updates, limits, is_each)[0]
@@ -170,9 +170,13 @@ def _rerun(one: Explicit, constants: Leaves, begin: Begin, updates, limits: Limi
         return jnp.any((updates_made(seen) == now) & (now < updates))
 
     seen = unseen(one, begin.params, begin.best_cost)
-    seen = seen._replace(watch=None) if is_each else seen
+    seen = seen._replace(watch=None) if clock_only else seen
     start = (begin.params, begin.state, begin.shared, begin.best_cost, seen)
-    _, (params, _, _, best_cost, seen) = lax.while_loop(goes_on, a_few, (jnp.int32(0), start))
+    if one.on_cpu:
+        _, end = lax.while_loop(goes_on, a_few, (jnp.int32(0), start))
+    else:  # to ask takes longer than to go on
+        end = looped(epochs, one, jnp.int32(0), length_of(one), start)
+    params, _, _, best_cost, seen = end
     return params, best_cost, seen
 
 

@@ -20,14 +20,14 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgd.audit import Seen, audited, epoch_of_low, figures, unseen, updates_made, watched
 from jaxgd.descent import Descent, norm
-from jaxgd.lanes import Begin, Lanes, Last, Limits, costs_of, length_of, looped, segment_end, within
+from jaxgd.lanes import Begin, Lanes, Last, Limits, costs_of, length_of, over_segment, segment_end, within
 from jaxgd.outcome import NEVER, choose, judgement
 from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 
 _CACHE_BYTES = 1 << 17  # of params, grads and state that a block may hold and still live in a core's L2
 _FEWEST, _MOST = 64, 2048  # lanes per block: never less than full vectors, never more than retirement likes
 _LAUNCH = 40_000  # operations beside which it costs next to nothing to launch one array's kernel
-_MOST_ELSEWHERE = 1 << 16  # on an accelerator, which a block has to fill
+_BUSY, _MOST_ELSEWHERE = 400_000_000, 1 << 22  # operations and lanes at a time, with which to fill an accelerator
 
 
 def block_size(lane_bytes: int) -> int:
@@ -41,7 +41,7 @@ def block_size_of(lane_bytes: int, arrays: int, work: float, platform: str) -> i
     The more a step costs, the smaller a block may be, and the sooner it retires. Accelerators want to be filled.
     """
     if platform != "cpu":
-        return _power_of_two(_CACHE_BYTES * _MOST_ELSEWHERE // _MOST // max(1, lane_bytes), _MOST_ELSEWHERE)
+        return _power_of_two(int(_BUSY / work), _MOST_ELSEWHERE)
     return min(block_size(lane_bytes), _power_of_two(int(_LAUNCH * arrays / work), _MOST))
 
 
@@ -110,7 +110,9 @@ def _batch(
             now.first > 0, now.first + now.segments * length_of(one), segment_end(one, now.first, limits)
         )
         until = limits.epochs if limits.records.size else jnp.minimum(further, limits.epochs)
-        lanes = lax.cond(_is_scattered(now, block), lambda: _gathered(now, one.axis), lambda: now.lanes)
+        lanes = now.lanes
+        if blocks > 1:
+            lanes = lax.cond(_is_scattered(now, block), lambda: _gathered(now, one.axis), lambda: now.lanes)
 
         def one_block(index, carry):
             lanes, shared = carry
@@ -120,8 +122,11 @@ def _batch(
             )
             return lanes, choose(reached == until, own, shared)
 
-        in_use = jnp.max(jnp.where(_blocks_on(lanes, now.first, block), 1 + jnp.arange(blocks), 0))
-        lanes, shared = lax.fori_loop(0, in_use, one_block, (lanes, now.shared))
+        if blocks > 1:
+            in_use = jnp.max(jnp.where(_blocks_on(lanes, now.first, block), 1 + jnp.arange(blocks), 0))
+            lanes, shared = lax.fori_loop(0, in_use, one_block, (lanes, now.shared))
+        else:
+            lanes, shared = one_block(0, (lanes, now.shared))
         return _Round(until, jnp.where(now.first > 0, 2 * now.segments, 1), shared, lanes)
 
     def goes_on(now: _Round):
@@ -174,7 +179,7 @@ def _at_start(
 
 def _with_figures(one: Explicit, lanes: Lanes, constants: Leaves, block: int, limits: Limits) -> Lanes:
     """The lanes, all of which have ended, with the figures that an audit finds; constants are as they came."""
-    if lanes.last.begin.shared:  # those that share the same come into the same blocks
+    if lanes.last.begin.shared and one.on_cpu:  # those that share the same come into the same blocks
         lanes = _permuted(lanes, jnp.argsort(lanes.last.begin.first, stable=True), one.axis)
     lanes = lanes._replace(constants=_permuted(constants, lanes.place, one.axis))
     blocks = jnp.arange(lanes.place.size // block)
@@ -292,7 +297,9 @@ def _block(one: Explicit, lanes: Lanes, shared: Leaves, first, until, limits: Li
             new = one.over_lanes(choose, (True, True, True))(goes & ~on, new, getattr(moved, name))
             return _stood_in(moved, on, one.axis)._replace(**{name: new})
 
-        return segment.last, segment.slot, segment.shared, lax.cond(jnp.any(goes & ~on), closed, lambda: moved)
+        is_seldom = one.on_cpu or one.has_data  # where to branch takes less time than to do what may not be needed
+        lanes = lax.cond(jnp.any(goes & ~on), closed, lambda: moved) if is_seldom else closed()
+        return segment.last, segment.slot, segment.shared, lanes
 
     lanes = _stood_in(lanes, lanes.epochs == first, one.axis)
     reached, _, shared, lanes = lax.while_loop(goes_on, to_the_next_end, (first, jnp.int32(0), shared, lanes))
@@ -324,7 +331,7 @@ def _segments(one: Explicit, lanes: Lanes, goes, shared: Leaves, slot, first, un
 
     seen, none = unseen(one, lanes.params, lanes.best_cost) if one.has_data else None, jnp.zeros_like(goes)
     begun = _Segment(first, slot, _begin_of(lanes, first, shared), shared, lanes, none, none, seen)
-    return lax.while_loop(quiet, one_more, begun)
+    return lax.while_loop(quiet, one_more, begun) if one.on_cpu else one_more(begun)
 
 
 def _last_of(one: Explicit, segment: _Segment) -> Last:
@@ -418,7 +425,7 @@ def _truth(one: Explicit, lanes: Lanes, shared: Leaves, slot, first, last, limit
         return *moved, *_recorded(history, costs, slot, now, limits, one.axis)
 
     begin = (lanes.params, lanes.state, shared, lanes.best_cost, lanes.history, slot)
-    params, state, shared, best_cost, history, slot = looped(epochs, one, first, last, begin)
+    params, state, shared, best_cost, history, slot = over_segment(epochs, one, first, last, begin)
     return lanes._replace(params=params, state=state, best_cost=best_cost, history=history), shared, slot, None
 
 
@@ -431,7 +438,7 @@ def _looked_at(one: Explicit, lanes: Lanes, shared: Leaves, slot, first, last, l
         return *moving, *_recorded(history, costs, slot, now, limits, one.axis)
 
     begin = (lanes.params, lanes.state, shared, lanes.best_cost, unseen(one, lanes.params, lanes.best_cost))
-    *moving, history, slot = looped(epochs, one, first, last, (*begin, lanes.history, slot))
+    *moving, history, slot = over_segment(epochs, one, first, last, (*begin, lanes.history, slot))
     params, state, shared, best_cost, seen = moving
     return lanes._replace(params=params, state=state, best_cost=best_cost, history=history), shared, slot, seen
 

@@ -94,24 +94,50 @@ def segment_end(one: Explicit, first, limits: Limits):
     return first + 1 + (limits.epochs - first - 1) % length_of(one)
 
 
-def looped(epochs: Callable[[Any, Any, int], Any], one: Explicit, first, last, begin: Any) -> Any:
-    """What comes of the epochs from `first` to `last`: `epochs` makes so many of them of what was before.
+def over_segment(epochs: Callable[[Any, Any, int], Any], one: Explicit, first, last, begin: Any) -> Any:
+    """What comes of a segment: `epochs` makes some of its epochs, from one on, of what was before.
 
-    Two at once save copies; more would make the machine wait, for each depends on the one before. Where
-    they are one kernel, a turn has several: with but one it would have to copy all that this makes.
+    An accelerator waits for its host at each turn of a loop whose length it doesn't know.
     """
-    kernels = _KERNELS if one.in_one_kernel else 1
-    turns = (last - first) // (_AT_ONCE * kernels)
-    several = jax.jit(lambda now, carry: epochs(now, carry, _AT_ONCE))  # traced once
+    count, whole = last - first, length_of(one)
+    if one.on_cpu:
+        return looped(epochs, one, first, count, begin)
+    return lax.cond(
+        count == whole,
+        lambda: looped(epochs, one, first, whole, begin),
+        lambda: looped(epochs, one, first, count, begin),
+    )
+
+
+def looped(epochs: Callable[[Any, Any, int], Any], one: Explicit, first, count, begin: Any) -> Any:
+    """What comes of so many epochs from `first` on, a number that is known or not."""
+    at_once, kernels = _pace(one)
+    turns = count // (at_once * kernels)
+    several = jax.jit(lambda now, carry: epochs(now, carry, at_once))  # traced once
 
     def one_turn(turn, carry):
         for index in range(kernels):
-            carry = several(first + _AT_ONCE * (turn * kernels + index), carry)
+            carry = several(first + at_once * (turn * kernels + index), carry)
         return carry
 
     carry = lax.fori_loop(0, turns, one_turn, begin)
-    rest = first + turns * (_AT_ONCE * kernels)
-    return lax.fori_loop(rest, last, lambda now, carry: epochs(now, carry, 1), carry)
+    done = turns * (at_once * kernels)
+    if isinstance(count, int) and done == count:
+        return carry
+    return lax.fori_loop(first + done, first + count, lambda now, carry: epochs(now, carry, 1), carry)
 
 
-_AT_ONCE, _KERNELS = 2, 5
+def _pace(one: Explicit) -> tuple[int, int]:
+    """How many epochs to make at once, and how often in one turn of a loop.
+
+    On a CPU two at once save copies; more would make it wait, for each depends on the one before. Where
+    they are one kernel, a turn has several: with but one it would have to copy all that this makes. An
+    accelerator has enough lanes not to wait; there it takes longer to launch a kernel than to make ten
+    cheap epochs, and of dear ones fewer are compiled in less time.
+    """
+    if one.on_cpu:
+        return 2, 5 if one.of_numbers else 1
+    return (10 if one.work <= _CHEAP else 5) if one.of_numbers else 1, 1
+
+
+_CHEAP = 100  # operations of a step

@@ -49,7 +49,8 @@ class Explicit(NamedTuple):
     has_data: bool
     has_batches: bool  # several of them, so that no update follows the grads of the whole data
     on_cpu: bool
-    in_one_kernel: bool  # whether a CPU has one kernel for all that is done to a row of lanes
+    work: float  # operations of a step, about
+    of_numbers: bool  # whether all that a step does is arithmetic on the lanes' numbers
 
     def over_lanes(
         self, function: Callable[..., Any], given: Sequence[bool], made: PyTree = True, as_one: bool = False
@@ -63,7 +64,7 @@ class Explicit(NamedTuple):
           as_one: whether what it returns has so much in common that one kernel had better make it all.
         """
         if self.axis == -1:
-            as_one &= self.in_one_kernel
+            as_one &= self.on_cpu and self.of_numbers
             return rows.over_last(function, given, made, on_cpu=self.on_cpu, in_one_kernel=as_one)
         return jax.vmap(function, *jax.tree.map(lambda own: 0 if own else None, (list(given), made)))
 
@@ -79,7 +80,7 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
     traced, on_cpu = _traced(lane, arguments), platform == "cpu"
     begins, step, shapes = traced.begin, traced.step, traced.shapes
     outputs = 1 + 2 * len(shapes[1]) + len(shapes[2])  # of a step, before the metrics
-    apart = on_cpu and not traced.has_data and numbers.fits(step, outputs)
+    apart = not traced.has_data and numbers.fits(step, outputs)
     if apart:
         begins, step = numbers.taken_out(begins), numbers.of_numbers(step, outputs)
     put_together = numbers.put_together if apart else lambda leaves, shapes: leaves
@@ -94,9 +95,9 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
         own_state = after
     own = [*own_constants, *[True] * params, *own_state]
     axis = 0 if jaxprs.multiplies(step, own) and not traced.has_data else -1
-    in_one_kernel = on_cpu and jaxprs.is_of_numbers(step, own)
+    of_numbers, work = jaxprs.is_of_numbers(step, own), jaxprs.work(step)
     carried_out = functools.partial(jax.core.eval_jaxpr, step)
-    if on_cpu and not in_one_kernel and jaxprs.work(step) > _CHEAP:
+    if on_cpu and not of_numbers and work > _CHEAP:
         carried_out = jaxprs.fenced(step, slice(1, 1 + params))
 
     def begin(closed_over, arguments, size):
@@ -125,7 +126,7 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
     def params_of(leaves):
         return traced.params.unflatten(put_together(leaves, shapes[1]))
 
-    kinds = (traced.has_data, traced.has_batches, on_cpu, in_one_kernel)
+    kinds = (traced.has_data, traced.has_batches, on_cpu, work, of_numbers)
     trees = (jax.tree.structure(arguments), traced.params, traced.metrics)
     text = "\n".join(map(str, (_text(begins.jaxpr), _text(traced.step), *trees, *kinds)))
     return Explicit(text, begins.consts, begin, step_one, metrics_of, params_of, axis, *kinds)

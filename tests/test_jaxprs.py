@@ -100,7 +100,7 @@ def _waves(params):
 
 
 @pytest.mark.parametrize(
-    ("platform", "cost", "start", "in_one_kernel", "fences"),
+    ("platform", "cost", "start", "of_numbers", "fences"),
     [
         ("cpu", _bowl, (1.0, 2.0), True, 0),
         ("cpu", _bowl, jnp.ones(2), True, 0),
@@ -110,11 +110,12 @@ def _waves(params):
         ("cpu", _waves, jnp.ones((2, 2)), True, 0),
         ("cpu", _waves, jnp.ones(100), False, 2),
         ("cpu", _twice, jnp.ones(100), False, 3),
-        ("gpu", _bowl, (1.0, 2.0), False, 0),
+        ("gpu", _bowl, (1.0, 2.0), True, 0),
+        ("gpu", _bowl, jnp.ones(10), True, 0),
         ("gpu", _waves, jnp.ones(100), False, 0),
     ],
 )
-def test_only_cpus_get_kernels_of_many_arrays_and_fences(platform, cost, start, in_one_kernel, fences):
+def test_only_cpus_get_kernels_of_many_arrays_and_fences(platform, cost, start, of_numbers, fences):
     def lane(learning_rate):
         return Descent(cost, start, optax.sgd(learning_rate))
 
@@ -124,5 +125,7 @@ def test_only_cpus_get_kernels_of_many_arrays_and_fences(platform, cost, start, 
         lambda rates: one.begin(one.constants, {"learning_rate": rates}, 1), jax.ShapeDtypeStruct((1,), jnp.float32)
     )
     step = jax.make_jaxpr(one.step)(*jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[:-1], a.dtype), begun))
-    assert one.in_one_kernel is in_one_kernel
+    added = jax.make_jaxpr(one.over_lanes(lambda x: x + 1, (True,), as_one=True))(jnp.ones(3))
+    assert one.of_numbers is of_numbers
+    assert ("reduce_window" in str(added)) is (of_numbers and platform == "cpu")
     assert str(step).count("optimization_barrier") == fences

@@ -17,6 +17,7 @@ import jaxgd
 from jaxgd import engine
 from jaxgd.outcome import DIVERGED
 from jaxgd.plan import planned
+from jaxgd.program import explicit
 from jaxgd.surfaces import SURFACES
 
 COUNTS = ("best_epoch", "epochs", "crossings", "growths", "target_epoch", "diverged_epoch")
@@ -98,6 +99,48 @@ def test_size_of_blocks_and_batches_changes_no_bit(monkeypatch):
     for block in (64, 256):
         monkeypatch.setattr(engine, "block_size_of", lambda *_, block=block: block)
         same_bits(swept(*lanes), table)
+
+
+def _close(a, b, epochs):
+    """The same to the roundings of so many updates, a handful each, of numbers of the values' own size."""
+    for name in sorted(a):
+        left, right = a[name].values, b[name].values
+        scale = np.maximum(1, np.abs(left)) if left.dtype.kind == "f" else 0
+        with np.errstate(invalid="ignore"):
+            near = np.abs(left - right) <= 8 * epochs * np.finfo(np.float32).eps * scale
+        assert (near | (left == right) | (np.isnan(left) & np.isnan(right))).all(), name
+
+
+POINTS = np.linspace(-1, 1, 12, dtype=np.float32)[:, None]
+
+
+def _fitting(params, inputs):
+    return jnp.mean((jnp.tanh(inputs * params["a"] + params["b"]) @ jnp.ones(3) - jnp.sin(2 * inputs[:, 0])) ** 2)
+
+
+LAYER = {"a": jnp.array([0.5, -0.3, 0.8]), "b": jnp.array([0.1, 0.2, -0.4])}
+ANYWHERE = {
+    "numbers, gradient descent": lambda rate: jaxgd.Descent(well, 0.5, optax.sgd(rate)),
+    "numbers, adam": lambda rate: jaxgd.Descent(
+        lambda p: well(p[0]) + (p[1] - p[0]) ** 2, jnp.zeros(2), optax.adam(rate)
+    ),
+    "arrays, adam": lambda rate: jaxgd.Descent(lambda p: jnp.sum(jnp.cos(p) + p**2), jnp.ones(40), optax.adam(rate)),
+    "data closed over": lambda rate: jaxgd.Descent(lambda p: _fitting(p, POINTS), LAYER, jaxgd.momentum(rate, 0.9)),
+    "data": lambda rate: jaxgd.Descent(_fitting, LAYER, optax.adam(rate), data=POINTS),
+    "batches": lambda rate: jaxgd.Descent(_fitting, LAYER, optax.sgd(rate), data=POINTS, batch_size=5),
+}
+
+
+@pytest.mark.parametrize("name", ANYWHERE)
+def test_what_accelerators_carry_out_comes_to_the_same(name, monkeypatch):
+    def swept():
+        grid = {"rate": np.geomspace(1e-3, 0.05, 90)}
+        return jaxgd.sweep(lambda rate: ANYWHERE[name](rate), grid, epochs=120, target=-4.0, history=9)
+
+    here = swept()
+    with monkeypatch.context() as there:
+        there.setattr(engine, "explicit", lambda lane, arguments, _: explicit(lane, arguments, "gpu"))
+        _close(swept(), here, epochs=120)
 
 
 def test_a_dead_lane_never_wins_and_never_poisons_its_neighbours():

@@ -95,7 +95,7 @@ def test_a_lane_of_small_arrays_is_told_as_it_was_written():
     one = program.explicit(
         lane, dict.fromkeys(("learning_rate", "scale"), jax.ShapeDtypeStruct((), jnp.float32)), "cpu"
     )
-    assert one.in_one_kernel
+    assert one.of_numbers
     table = sweep(lane, {"learning_rate": [0.1, 0.3], "scale": [0.5, 1.0, 2.0]}, epochs=400)
     assert table["params.x"].shape == (2, 3, 2)
     assert table["params.shift"].shape == (2, 3)
