@@ -77,6 +77,7 @@ def program(
         ([shape(a.shape, a.dtype) for a in one.constants], many, shape((), jnp.int32), limits),
         device,
         name="\n".join([*map(str, sizes), one.text]),
+        in_a_graph=one.of_numbers,
     )
     constants = jax.device_put(one.constants, device)
     return Program(lambda *inputs: made.run(constants, *inputs), made.calls_back)

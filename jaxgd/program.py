@@ -193,7 +193,13 @@ class Program(NamedTuple):
 
 
 def compiled(
-    function: Callable[..., Any], inputs: PyTree, device: Any, *, alone: bool = False, name: str = ""
+    function: Callable[..., Any],
+    inputs: PyTree,
+    device: Any,
+    *,
+    alone: bool = False,
+    name: str = "",
+    in_a_graph: bool = False,
 ) -> Program:
     """A function compiled for inputs of these shapes and dtypes; the same program is compiled once.
 
@@ -207,6 +213,8 @@ def compiled(
       device: where it runs.
       alone: whether nothing else runs while it does.
       name: what tells it from all others; if that is known already, the function is not even traced.
+      in_a_graph: whether it had better be one graph for a GPU, which then need not ask the host at every
+        turn of a loop: where the turns are few or short.
     """
     key, tree = _named.get(name, (None, None))
     if key in _executables:
@@ -223,7 +231,7 @@ def compiled(
     # Unused arguments stay: left out of the text, they would make one program of two that take different ones.
     jitted = jax.jit(with_constants, in_shardings=place, out_shardings=place, keep_unused=True)
     lowered = jitted.lower(closed.consts, *jax.tree.leaves(inputs))
-    key, executable = _executable(lowered, device, again=calls)
+    key, executable = _executable(lowered, device, in_a_graph, again=calls)
     tree = jax.tree.structure(outputs)
     if name and not calls and not closed.consts and _ADDRESS not in name:
         for old in [old for old, (gone, _) in list(_named.items()) if gone not in _executables]:
@@ -254,9 +262,12 @@ _OPTIONS = {  # XLA's own, for this program alone; not its region analysis of co
         _PASSES: "cpu-parallel-task-assigner",  # a core has a batch to itself: no kernel is divided
     },
 }
+_IN_A_GRAPH = {
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUDNN,DYNAMIC_SLICE_FUSION,CUSTOM_CALL,CONDITIONAL,WHILE"
+}
 
 
-def _executable(lowered: Any, device: Any, again: bool) -> tuple[tuple[str, Any, Any], Any]:
+def _executable(lowered: Any, device: Any, in_a_graph: bool, again: bool) -> tuple[tuple[str, Any, Any], Any]:
     text = lowered.as_text()
     if len(text) > _EMBEDDED:
         warnings.warn(
@@ -266,7 +277,12 @@ def _executable(lowered: Any, device: Any, again: bool) -> tuple[tuple[str, Any,
         )
     key = (hashlib.sha256(text.encode()).hexdigest(), lowered.in_tree, device)
     if again or key not in _executables:
-        executable = _compiled(lowered, _OPTIONS.get(device.platform, {}), "optimization_barrier" in text)
+        options, further = _OPTIONS.get(device.platform, {}), {}
+        if device.platform == "cpu" and "optimization_barrier" in text:
+            further = {_PASSES: f"{options[_PASSES]},{_UNFENCED}"}
+        if device.platform == "gpu" and in_a_graph:
+            further = _IN_A_GRAPH
+        executable = _compiled(lowered, options, further)
         while len(_executables) >= _KEPT:
             _executables.pop(next(iter(list(_executables))), None)
         _executables[key] = executable
@@ -279,14 +295,15 @@ def _kept(key: tuple[str, Any, Any]) -> Any:
     return executable
 
 
-def _compiled(lowered: Any, options: dict[str, Any], has_fences: bool) -> Any:
+def _compiled(lowered: Any, options: dict[str, Any], further: dict[str, Any]) -> Any:
+    """Compiled with further options; without them by a version of XLA that does not know them, or not so."""
     global _compilations
     _compilations += 1
-    if not has_fences or _PASSES not in options:
-        return lowered.compile(compiler_options=options)
     try:
-        return lowered.compile(compiler_options=options | {_PASSES: f"{options[_PASSES]},{_UNFENCED}"})
-    except jax.errors.JaxRuntimeError:  # a version of XLA that makes kernels of fences in a way not known here
+        return lowered.compile(compiler_options=options | further)
+    except jax.errors.JaxRuntimeError:
+        if not further:
+            raise
         return lowered.compile(compiler_options=options)
 
 

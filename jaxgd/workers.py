@@ -166,10 +166,16 @@ def _in_parts(program: Program, size: _Size, limits: engine.Limits, arguments: A
 def _parts(program: Program, size: _Size, limits: engine.Limits, arguments: Any, lanes: int) -> Iterator[Any]:
     """Figures of as many lanes as the program has room for, and of the next ones; the last part is padded."""
     for first in range(0, lanes, size.lanes):
-        here = np.minimum(np.arange(first, first + size.lanes), lanes - 1)
         used = min(size.lanes, lanes - first)
-        figures = program.run(jax.tree.map(lambda a, here=here: a[here], arguments), np.int32(used), limits)
+        here = jax.tree.map(lambda a, first=first: _filled_up(a[first : first + size.lanes], size.lanes), arguments)
+        figures = program.run(here, np.int32(used), limits)
         yield jax.tree.map(lambda a, used=used: a[:used], _on_host(figures))
+
+
+def _filled_up(values: np.ndarray, lanes: int) -> np.ndarray:
+    """For so many lanes, by the last value again and again."""
+    missing = lanes - len(values)
+    return np.concatenate([values, np.repeat(values[-1:], missing, axis=0)]) if missing else values
 
 
 def _on_host(figures: Any) -> Any:

@@ -1,6 +1,7 @@
 """What a jaxpr says of its variables, and how it is carried out."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,19 +56,53 @@ def test_what_is_fenced_is_computed_once_on_cpus():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_a_compiler_that_knows_no_fences_compiles_without(monkeypatch):
-    asked = []
+class Place(NamedTuple):
+    platform: str
 
-    class Lowered:
-        def compile(self, compiler_options):
-            asked.append(compiler_options)
-            if "cse_barrier_expander" in compiler_options["xla_disable_hlo_passes"]:
-                raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: opt-barrier")
-            return "compiled"
 
-    assert program._compiled(Lowered(), program._OPTIONS["cpu"], has_fences=True) == "compiled"
-    assert asked[1:] == [program._OPTIONS["cpu"]]
-    assert program._compiled(Lowered(), program._OPTIONS["cpu"], has_fences=False) == "compiled"
+class Lowered:
+    """A program as text, and what its compiler is asked for; it knows the option "plain" alone."""
+
+    in_tree = None
+
+    def __init__(self, text=""):
+        self.text, self.asked = text, []
+
+    def as_text(self):
+        return self.text
+
+    def compile(self, compiler_options):
+        self.asked.append(compiler_options)
+        if set(compiler_options) - {"plain"}:
+            raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option")
+        return "compiled"
+
+
+def test_a_compiler_that_does_not_know_an_option_compiles_without():
+    lowered = Lowered()
+    assert program._compiled(lowered, {"plain": 1}, {"further": 2}) == "compiled"
+    assert lowered.asked == [{"plain": 1, "further": 2}, {"plain": 1}]
+    with pytest.raises(jax.errors.JaxRuntimeError):  # a failure of another kind is told
+        program._compiled(lowered, {"unknown": 1}, {})
+
+
+@pytest.mark.parametrize(
+    ("platform", "text", "in_a_graph", "options"),
+    [
+        ("cpu", "optimization_barrier", False, {program._PASSES: f"one,{program._UNFENCED}"}),
+        ("cpu", "", True, {program._PASSES: "one"}),
+        ("gpu", "optimization_barrier", False, {}),
+        ("gpu", "", True, program._IN_A_GRAPH),
+        ("tpu", "", True, {}),
+    ],
+)
+def test_each_platform_is_asked_for_its_own(platform, text, in_a_graph, options, monkeypatch):
+    monkeypatch.setattr(program, "_executables", {})
+    monkeypatch.setattr(program, "_OPTIONS", {"cpu": {program._PASSES: "one"}})
+    monkeypatch.setattr(Lowered, "compile", lambda lowered, compiler_options: lowered.asked.append(compiler_options))
+    lowered = Lowered(text)
+    program._executable(lowered, Place(platform), in_a_graph, again=False)
+    assert lowered.asked == [options]
 
 
 def test_of_many_programs_the_last_are_kept(monkeypatch):
