@@ -1,7 +1,8 @@
 """The peers in JAX: jaxgd itself, what a user writes by hand with optax, Optimistix, and plain loops.
 
 Each is a function (workload, most lanes) → run, read. `run` does the work and is timed; `read` takes
-what it returned and gives the figures to compare, and is not.
+what it returned and gives the figures to compare, and is not. What is kept of the lanes ends up where
+the host can read it; a cost trace, large as it is, may stay on the device.
 """
 
 from functools import partial
@@ -61,11 +62,17 @@ def with_cost_trace(workload: Workload, most: int):
         (params, _), costs = jax.lax.scan(step, (start, optimizer.init(start)), length=workload.epochs)
         return params, costs, cost(params)
 
+    many = _vmapped(lane, workload, most)
+
+    def run():
+        params, costs, last = many()
+        return *jax.device_get((params, last)), jax.block_until_ready(costs)
+
     def read(raw):
-        params, costs, last = map(_as_numpy, raw)
+        params, last, costs = raw
         return _read_off(np.concatenate([costs, last[:, None]], axis=1), params, workload)
 
-    return _vmapped(lane, workload, most), read
+    return run, read
 
 
 def final_cost_only(workload: Workload, most: int):
@@ -87,7 +94,8 @@ def final_cost_only(workload: Workload, most: int):
         (params, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=workload.epochs)
         return params, cost(params)
 
-    return _vmapped(lane, workload, most), _read_final
+    many = _vmapped(lane, workload, most)
+    return lambda: jax.device_get(many()), _read_final
 
 
 def optimistix(workload: Workload, most: int):
@@ -113,7 +121,8 @@ def optimistix(workload: Workload, most: int):
         )
         return solution.value, cost(solution.value)
 
-    return _vmapped(lane, workload, most), _read_final
+    many = _vmapped(lane, workload, most)
+    return lambda: jax.device_get(many()), _read_final
 
 
 def python_loop(workload: Workload, most: int):
@@ -158,12 +167,12 @@ def descend_loop(workload: Workload, most: int):
 def _vmapped(lane, workload, most):
     program = jax.jit(jax.vmap(lane, in_axes=(None, 0)))
     arguments = jax.tree.map(jnp.asarray, (workload.start, lanes_of(workload, most)))
-    return lambda: jax.block_until_ready(program(*arguments))
+    return lambda: program(*arguments)
 
 
 def _read_final(raw):
     params, cost = raw
-    return {"params": flat(params), "cost": np.asarray(cost)}
+    return {"params": flat(params), "cost": cost}
 
 
 def _read_off(costs, params, workload):
@@ -177,7 +186,3 @@ def _read_off(costs, params, workload):
 
 def _stacked(trees):
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
-
-
-def _as_numpy(tree):
-    return jax.tree.map(np.asarray, tree)

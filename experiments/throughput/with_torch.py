@@ -50,13 +50,10 @@ def _prepared(workload: Workload, most: int, steps, at_once: int):
         params, state = start, first_state(workload.rule, tuple(map(torch.zeros_like, start)))
         for first in range(0, workload.epochs, at_once):
             params, state = steps(params, state, epochs[first], lanes)
-        last = cost(params)
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-        return params, last
+        return tuple(leaf.cpu() for leaf in params), cost(params).cpu()
 
     def read(raw):
         params, last = raw
-        return {"params": flat(tuple(leaf.cpu().numpy() for leaf in params)), "cost": last.cpu().numpy()}
+        return {"params": flat(tuple(leaf.numpy() for leaf in params)), "cost": last.numpy()}
 
     return run, read
