@@ -412,6 +412,8 @@ def _truth(one: Explicit, lanes: Lanes, shared: Leaves, slot, first, last, limit
             best_cost = jnp.where(cost < best_cost, cost, best_cost)
             best_cost = jnp.where(cost <= limits.ceiling, best_cost, jnp.nan)
             costs.append(cost)
+            if not (one.on_cpu or one.of_numbers):  # or what an epoch makes might be computed anew for all that follow
+                params, state, best_cost = lax.optimization_barrier((params, state, best_cost))
         return params, state, shared, best_cost, costs if limits.records.size else []
 
     def epochs(now, carry, count):

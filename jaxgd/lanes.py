@@ -1,5 +1,6 @@
 """What is known of the lanes of a batch while they descend, and how their epochs divide into segments."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -132,12 +133,12 @@ def _pace(one: Explicit) -> tuple[int, int]:
 
     On a CPU two at once save copies; more would make it wait, for each depends on the one before. Where
     they are one kernel, a turn has several: with but one it would have to copy all that this makes. An
-    accelerator has enough lanes not to wait; there it takes longer to launch a kernel than to make ten
-    cheap epochs, and of dear ones fewer are compiled in less time.
+    accelerator has enough lanes not to wait, and to launch a kernel takes it longer than several cheap
+    epochs; of dear ones a program takes the longer to compile.
     """
     if one.on_cpu:
         return 2, 5 if one.of_numbers else 1
-    return (10 if one.work <= _CHEAP else 5) if one.of_numbers else 1, 1
+    return next(at_once for at_once, work in _ON_ACCELERATORS.items() if one.work <= work), 1
 
 
-_CHEAP = 100  # operations of a step
+_ON_ACCELERATORS = {10: 100, 5: 5_000, 1: math.inf}  # epochs at once, of at most so many operations

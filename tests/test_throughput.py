@@ -11,7 +11,7 @@ from PIL import Image
 
 from experiments.throughput import growth, phases, show
 from experiments.throughput.__main__ import main
-from experiments.throughput.compare import agreement
+from experiments.throughput.compare import agreement, lanes_run
 from experiments.throughput.peers import OURS, PEERS, able
 from experiments.throughput.with_numpy import VALUE_AND_GRADS
 from experiments.throughput.worker import PeerError, worker
@@ -102,6 +102,19 @@ def test_agreement_tells_settled_lanes_from_chaotic_ones_and_right_from_wrong():
     chaotic = ours | {"cost": np.array([1.0, 2.0, np.nan, 5.0], np.float32)}
     theirs = {"cost": np.array([1.0, 2.0, np.nan, 9.0], np.float32)}
     assert agreement(ours, chaotic, theirs, epochs=10) == (4, 1, 0)
+
+
+def test_a_sample_stands_for_all_lanes_only_where_they_take_their_turns():
+    work = WORKLOADS["rosenbrock, gradient descent"]
+    for peer, on_cpu, on_accelerator in [
+        ("jit(vmap(scan)), final cost", work.lanes, work.lanes),
+        ("jit(vmap(scan)), cost trace", 1 << 15, work.lanes),
+        ("PyTorch eager", 1 << 15, work.lanes),
+        ("NumPy by hand", 1 << 15, 1 << 15),
+        ("Python loop", 1, 1),
+    ]:
+        assert lanes_run(PEERS[peer], work, lambda *_: False) == on_cpu
+        assert lanes_run(PEERS[peer], work, lambda *_: True) == on_accelerator
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

@@ -56,10 +56,11 @@ def compared(
         for p, peer in PEERS.items()
         if peer.environment in asks and able(peer, workload) and (not only or p in (OURS, *only))
     }
+    lanes = {p: lanes_run(peer, workload, asks[peer.environment]) for p, peer in peers.items()}
     firsts, failed = {}, {}
     for p, peer in peers.items():
         try:
-            firsts[p] = asks[peer.environment]("timing:first", peer.prepare, workload, _lanes(peer, workload))
+            firsts[p] = asks[peer.environment]("timing:first", peer.prepare, workload, lanes[p])
         except PeerError as error:
             failed[p] = str(error)
     if OURS in failed:
@@ -71,7 +72,7 @@ def compared(
     timed = rounds[1:]  # some libraries compile once more in their second call
     rows = []
     for p, first in firsts.items():
-        here = sampled(workload.lanes, _lanes(peers[p], workload))
+        here = sampled(workload.lanes, lanes[p])
         ours, ours_moved = ({f: values[here] for f, values in all.items()} for all in (firsts[OURS]["figures"], moved))
         theirs = first["figures"]
         scale = workload.lanes / len(theirs["cost"])
@@ -111,5 +112,8 @@ def _close(a: Figures, b: Figures, figures, epochs: int) -> Iterator[np.ndarray]
         yield near | ~(alive[0] & alive[1])
 
 
-def _lanes(peer: Peer, workload: Workload) -> int:
-    return min(peer.most, workload.lanes)
+def lanes_run(peer: Peer, workload: Workload, ask: Ask) -> int:
+    """How many a peer runs."""
+    if workload.lanes <= peer.most or (not peer.on_cpu and ask("timing:is_accelerated", peer.environment)):
+        return workload.lanes
+    return peer.most

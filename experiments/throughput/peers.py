@@ -15,6 +15,7 @@ class Peer(NamedTuple):
     keeps: str
     most: int = 1 << 30  # lanes; of more, a sample is run, and its time scaled
     rules: tuple[str, ...] = tuple(RULES)
+    on_cpu: bool = False  # wherever the others are; an accelerator takes as long for a sample as for all lanes
 
 
 _SLOW = 1 << 15  # an eighth of the main work
@@ -26,11 +27,11 @@ PEERS = {
     "jit(vmap(scan)), cost trace": Peer("with_jax:with_cost_trace", "jaxgd", "every cost", _SLOW),
     "jit(vmap(scan)), final cost": Peer("with_jax:final_cost_only", "jaxgd", "final cost, params"),
     "Optimistix": Peer("with_jax:optimistix", "optimistix", "final cost, params", rules=_DESCENT),
-    "NumPy by hand": Peer("with_numpy:by_hand", "jaxgd", "final cost, params", _SLOW),
+    "NumPy by hand": Peer("with_numpy:by_hand", "jaxgd", "final cost, params", _SLOW, on_cpu=True),
     "PyTorch eager": Peer("with_torch:eager", "torch", "final cost, params", _SLOW),
     "torch.compile, 20 steps": Peer("with_torch:compiled", "torch", "final cost, params"),
-    "Python loop": Peer("with_jax:python_loop", "jaxgd", "every cost", 1, _DESCENT),
-    "loop over jaxgd.descend": Peer("with_jax:descend_loop", "jaxgd", "every cost, params", 4),
+    "Python loop": Peer("with_jax:python_loop", "jaxgd", "every cost", 1, _DESCENT, on_cpu=True),
+    "loop over jaxgd.descend": Peer("with_jax:descend_loop", "jaxgd", "every cost, params", 4, on_cpu=True),
 }
 
 

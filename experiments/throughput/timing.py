@@ -65,6 +65,17 @@ def devices() -> str:
     return ", ".join(sorted({f"{device.platform} {device.device_kind}" for device in jax.devices()}))
 
 
+def is_accelerated(package: str) -> bool:
+    """Whether a package has something else than CPUs to run on here."""
+    if package == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    import jax
+
+    return jax.default_backend() != "cpu"
+
+
 def peak_bytes() -> int:
     """The most memory that was ever resident. (`ru_maxrss` would count what the parent held when it forked.)"""
     status = Path("/proc/self/status")

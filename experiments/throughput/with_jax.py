@@ -70,7 +70,7 @@ def with_cost_trace(workload: Workload, most: int):
 
     def read(raw):
         params, last, costs = raw
-        return _read_off(np.concatenate([costs, last[:, None]], axis=1), params, workload)
+        return _read_off(jnp.concatenate([costs, last[:, None]], axis=1), params, workload)
 
     return run, read
 
@@ -180,7 +180,7 @@ def _read_off(costs, params, workload):
     target = -np.inf if workload.target is None else workload.target
     ended = ~((costs > target) & (costs <= np.finfo(costs.dtype).max))
     epochs = np.where(ended.any(1), ended.argmax(1), workload.epochs)
-    figures = {"cost": costs[np.arange(len(costs)), epochs], "epochs": epochs}
+    figures = {"cost": np.asarray(costs[np.arange(len(costs)), epochs]), "epochs": epochs}
     return figures | ({"params": flat(params)} if workload.target is None else {})
 
 
