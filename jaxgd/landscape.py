@@ -145,9 +145,13 @@ def param_names(params: PyTree) -> list[str]:
 
 def calls_back(plan: plans.Plan) -> bool:
     """Whether the cost calls Python while it runs, to print, say."""
-    with jax.enable_x64(plan.x64), plans.plain_words():
+
+    def at_start():
         cost, params, *_ = opened(_lane_at(plan, (0,) * len(plan.dimensions)))
-        return jaxprs.calls_back(jax.make_jaxpr(cost)(params).jaxpr)
+        return cost(params)
+
+    with jax.enable_x64(plan.x64), plans.plain_words():
+        return jaxprs.calls_back(jax.make_jaxpr(at_start)().jaxpr)
 
 
 def _best_place(plan: plans.Plan, results: "xarray.Dataset") -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """The command: words in, words out, exit codes. 0 done, 1 failed, 2 bad input, 130 interrupted."""
 
 import errno
+import gc
 import os
 import sys
 import warnings
@@ -21,14 +22,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _INTERRUPTED = 130
+_OBJECTS = 100_000  # made between two looks for garbage: libraries and traces make as many that stay, within a second
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main() -> None:
     """The console command."""
+    gc.set_threshold(_OBJECTS)
     keep_programs()
     warnings.formatwarning = _as_a_message
-    sys.exit(answered())
+    code = answered()
+    gc.freeze()  # what is left goes with the process
+    sys.exit(code)
 
 
 def answered(words: list[str] | None = None) -> int:
