@@ -1,9 +1,9 @@
 """The audit: a lane's last segment once more, looked at epoch by epoch, for the figures that tell what became of it.
 
 The loop that moves the lanes carries only what decides. Once all have ended, each one's last segment
-runs again from what was kept when it began, up to the lane's own end; and so does the segment of its
-lowest cost, for the epoch of that. Lanes that share nothing are audited side by side, whenever it was
-that they ended; those that share a part of their state, with all that share the same.
+runs again from what was kept when it began, up to the lane's own end. Lanes that share nothing are
+audited side by side, whenever it was that they ended; those that share a part of their state, with all
+that share the same.
 
 With data there is no audit: a step passes over that, beside which looks cost nothing, so that the one
 loop looks at every epoch.
@@ -27,7 +27,7 @@ _UNTIL_A_CHECK = 10  # epochs that an audit makes before it asks whether any lan
 class Seen(NamedTuple):
     """What is looked at along a segment."""
 
-    watch: Watch | None
+    watch: Watch
     clock: Int[Array, " lane"]
 
 
@@ -84,7 +84,7 @@ def watched(one: Explicit, offset, count: int, constants: Leaves, moving, update
         runs = within(cost, limits)  # what stands still keeps its cost, so that it stays so
         runs = runs if updates is None else runs & (offset < updates)
         lower = runs & (cost < best_cost)
-        watch = seen.watch and look(seen.watch, params, cost, None if one.has_batches else grads)
+        watch = look(seen.watch, params, cost, None if one.has_batches else grads)
         moved, best_cost = choose(runs, moved, params), jnp.where(lower, cost, best_cost)
         return (moved, state, shared, best_cost, Seen(watch, _ticked(seen.clock, offset, runs, lower))), cost
 
@@ -111,10 +111,10 @@ def audited(one: Explicit, lanes: Lanes, limits: Limits) -> dict[str, Any]:
     params, lowest, seen = _by_what_they_share(one, lanes.constants, begin, updates, limits)
     made = jnp.minimum(updates_made(seen), updates)
     epochs = jnp.where(repeats, limits.epochs, begin.first + made)
-    best_epoch = _best_epoch(one, lanes, seen.clock, limits)
+    low = jnp.where(seen.clock < _NEW_LOW, begin.first - begin.since_low, epoch_of_low(seen.clock, begin.first))
     start = lanes._replace(params=begin.params, state=begin.state, best_cost=begin.best_cost)
-    end = start._replace(params=params, best_cost=lowest, best_epoch=best_epoch, epochs=epochs)
-    return figures(one, start, end, seen.watch, begin.shared, made, best_cost, limits, is_each=True)
+    end = start._replace(params=params, best_cost=lowest, epochs=epochs)
+    return figures(one, start, end, seen.watch, begin.shared, made, low, best_cost, limits, is_each=True)
 
 
 def _by_what_they_share(one: Explicit, constants: Leaves, begin: Begin, updates, limits: Limits):
@@ -137,21 +137,7 @@ def _by_what_they_share(one: Explicit, constants: Leaves, begin: Begin, updates,
     return lax.while_loop(lambda carry: jnp.any(carry[0]), one_group, (updates > 0, nothing))[1]
 
 
-def _best_epoch(one: Explicit, lanes: Lanes, clock, limits: Limits):
-    """The epochs of the lowest costs, from the clocks of the last segments or of those where they were first seen."""
-    lowest, last = lanes.lowest, lanes.last.begin.first
-    earlier = (clock < _NEW_LOW) & (lowest.first < last)
-
-    def again():
-        updates = jnp.where(earlier, segment_end(one, lowest.first, limits) - lowest.first, 0)
-        return _rerun(one, lanes.constants, lowest, updates, limits, is_each=True, clock_only=True)[2].clock
-
-    clock_then = lax.cond(jnp.any(earlier), again, lambda: jnp.zeros_like(clock))
-    then = jnp.where(clock_then < _NEW_LOW, lowest.first, epoch_of_low(clock_then, lowest.first))
-    return jnp.where(clock < _NEW_LOW, then, epoch_of_low(clock, last))
-
-
-def _rerun(one: Explicit, constants: Leaves, begin: Begin, updates, limits: Limits, *, is_each=False, clock_only=False):
+def _rerun(one: Explicit, constants: Leaves, begin: Begin, updates, limits: Limits, is_each: bool = False):
     """Lanes so many updates after their segments began, or at their own ends: params, lowest cost, what was seen.
 
     What is shared is one for all, or each lane's own.
@@ -170,7 +156,6 @@ def _rerun(one: Explicit, constants: Leaves, begin: Begin, updates, limits: Limi
         return jnp.any((updates_made(seen) == now) & (now < updates))
 
     seen = unseen(one, begin.params, begin.best_cost)
-    seen = seen._replace(watch=None) if clock_only else seen
     start = (begin.params, begin.state, begin.shared, begin.best_cost, seen)
     if one.on_cpu:
         _, end = lax.while_loop(goes_on, a_few, (jnp.int32(0), start))
@@ -184,7 +169,16 @@ def _rerun(one: Explicit, constants: Leaves, begin: Begin, updates, limits: Limi
 
 
 def figures(
-    one: Explicit, start: Lanes, end: Lanes, watch: Watch, shared: Leaves, made, decided, limits: Limits, is_each=False
+    one: Explicit,
+    start: Lanes,
+    end: Lanes,
+    watch: Watch,
+    shared: Leaves,
+    made,
+    best_epoch,
+    decided,
+    limits: Limits,
+    is_each=False,
 ) -> dict[str, Any]:
     """Figures of lanes by the start and the end of their last window, and by what was seen in between.
 
@@ -193,7 +187,7 @@ def figures(
       decided: the lowest costs by which they were found to have ended.
     """
     watch, ends = _last_look(one, watch, start, end, shared, is_each)
-    counts = (end.epochs, end.best_epoch, start.best_cost, end.best_cost, decided, made)
+    counts = (end.epochs, best_epoch, start.best_cost, end.best_cost, decided, made)
     return one.over_lanes(functools.partial(_figures, limits), [True] * 8, as_one=True)(watch, ends, *counts)
 
 

@@ -64,7 +64,7 @@ def check_plan(plan: Plan) -> None:
     )
     _refuse_over_memory(
         "start",
-        (plan.blocks(devices=1) * plan.block, "lanes side by side"),
+        (math.prod(plan.blocks(devices=1)), "lanes side by side"),
         (_lane_bytes(plan), "bytes of params and state"),
     )
 
@@ -76,7 +76,7 @@ def stored(plan: Plan) -> int:
 
 def working(plan: Plan) -> int:
     """Bytes that a worker needs, about."""
-    return plan.blocks(devices=1) * plan.block * _lane_bytes(plan)
+    return math.prod(plan.blocks(devices=1)) * _lane_bytes(plan)
 
 
 def programs(values: Iterable[object]) -> int:

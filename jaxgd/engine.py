@@ -2,10 +2,9 @@
 
 A batch is a row of blocks that fit a core's cache; a block runs in segments of up to 50 epochs, and
 retires when its last lane has ended. One loop is the truth: it moves the lanes, and carries only what
-decides. What a lane was when its last segment began is kept, and so is what it was when the segment of
-its lowest cost began: from these the audit finds its figures. A lane that a segment leaves as it was,
-bit for bit, has ended too: all further segments would repeat that one. What becomes of a lane does not
-depend on its neighbours, its block or its batch.
+decides. What a lane was when its last segment began is kept: from that the audit finds its figures. A
+lane that a segment leaves as it was, bit for bit, has ended too: all further segments would repeat that
+one. What becomes of a lane does not depend on its neighbours, its block or its batch.
 """
 
 import functools
@@ -25,8 +24,8 @@ from jaxgd.outcome import NEVER, choose, judgement
 from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 
 _CACHE_BYTES = 1 << 17  # of params, grads and state that a block may hold and still live in a core's L2
-_FEWEST, _MOST = 64, 2048  # lanes per block: never less than full vectors, never more than retirement likes
-_LAUNCH = 40_000  # operations beside which it costs next to nothing to launch one array's kernel
+FEWEST, _MOST = 64, 4096  # lanes per block: never less than full vectors, never more than retirement likes
+_LAUNCH = 80_000  # operations beside which it costs next to nothing to launch one array's kernel
 _BUSY, _MOST_ELSEWHERE = 400_000_000, 1 << 22  # operations and lanes at a time, with which to fill an accelerator
 
 
@@ -46,7 +45,7 @@ def block_size_of(lane_bytes: int, arrays: int, work: float, platform: str) -> i
 
 
 def _power_of_two(lanes: int, most: int) -> int:
-    return 1 << (max(_FEWEST, min(most, lanes)).bit_length() - 1)
+    return 1 << (max(FEWEST, min(most, lanes)).bit_length() - 1)
 
 
 def program(
@@ -102,7 +101,7 @@ def _batch(
     """
     common, *begun, shared = one.begin(constants, arguments, block * blocks)
     one = one._replace(step=functools.partial(one.step, common), metrics=functools.partial(one.metrics, common))
-    lanes, start = _at_start(one, Lanes(*begun, *[None] * 8), shared, used, limits, block)
+    lanes, start = _at_start(one, Lanes(*begun, *[None] * 7), shared, used, limits, block)
     real = lanes.best_cost.dtype
     limits = limits._replace(target=limits.target.astype(real), ceiling=limits.ceiling.astype(real))
 
@@ -162,19 +161,19 @@ def _at_start(
     history = jnp.full((limits.records.size, cost.size), jnp.nan, cost.dtype)
     lanes = lanes._replace(
         best_cost=cost,
+        since_low=jnp.zeros_like(place),
         epochs=jnp.where(place < used, jnp.int32(0), NEVER),
         place=place,
         history=history if one.axis else history.T,
     )
     if one.has_data:
-        lanes = lanes._replace(best_epoch=jnp.zeros_like(place))
         watch, none = unseen(one, lanes.params, cost)
-        unknown = jax.eval_shape(lambda: figures(one, lanes, lanes, watch, shared, none, cost, limits))
+        unknown = jax.eval_shape(lambda: figures(one, lanes, lanes, watch, shared, none, place, cost, limits))
         lanes = lanes._replace(figures=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), unknown))
     else:
         begin = _each_begin(_begin_of(lanes, jnp.int32(0), shared), one.axis)
         never = begin._replace(first=jnp.full_like(place, NEVER))
-        lanes = lanes._replace(lowest=begin, last=Last(never, cost, jnp.zeros_like(place, bool)))
+        lanes = lanes._replace(last=Last(never, cost, jnp.zeros_like(place, bool)))
     return lanes, {"start_cost": cost, "start_gradient_norm": gradient_norm}
 
 
@@ -195,7 +194,7 @@ def _with_figures(one: Explicit, lanes: Lanes, constants: Leaves, block: int, li
 
 def _as_they_came(one: Explicit, lanes: Lanes) -> Lanes:
     """Of lanes that have ended what is told of them, in the order of their places."""
-    told = Lanes(*[None] * 8, place=lanes.place, history=lanes.history, figures=lanes.figures)
+    told = Lanes(*[None] * 7, place=lanes.place, history=lanes.history, figures=lanes.figures)
     moved = jnp.any(lanes.place != jnp.arange(lanes.place.size))
     return lax.cond(moved, lambda: _permuted(told, jnp.argsort(told.place), one.axis), lambda: told)
 
@@ -320,13 +319,6 @@ def _segments(one: Explicit, lanes: Lanes, goes, shared: Leaves, slot, first, un
         move = _looked_at if one.has_data else _truth
         moved, after, slot, seen = move(one, lanes, shared, segment.slot, first, last, limits)
         ended = goes & ~(within(moved.best_cost, limits) & within(costs_of(one, moved, after), limits))
-        fell = goes & (moved.best_cost < begin.best_cost)
-        if one.has_data:
-            low = jnp.where(fell, epoch_of_low(seen.clock, first), lanes.best_epoch)
-            moved = moved._replace(best_epoch=low)
-        else:
-            lowest = one.over_lanes(choose, (True, True, True))(fell, _each_begin(begin, one.axis), moved.lowest)
-            moved = moved._replace(lowest=lowest)
         repeats = goes & ~ended & _repeats(one, begin, moved, after, last, limits)
         return _Segment(last, slot, begin, after, moved, ended, repeats, seen)
 
@@ -346,12 +338,13 @@ def _found_of(one: Explicit, segment: _Segment, limits: Limits) -> dict[str, Any
     made = jnp.where(segment.ended, updates_made(segment.seen), segment.last - begin.first)
     end = end._replace(epochs=jnp.where(segment.repeats, limits.epochs, begin.first + made))
     start = end._replace(params=begin.params, state=begin.state, best_cost=begin.best_cost)
-    return figures(one, start, end, segment.seen.watch, segment.shared, made, end.best_cost, limits)
+    low, watch = segment.last - end.since_low, segment.seen.watch
+    return figures(one, start, end, watch, segment.shared, made, low, end.best_cost, limits)
 
 
 def _begin_of(lanes: Lanes, first, shared: Leaves) -> Begin:
     """What a segment that the lanes begin now can be run again from."""
-    return Begin(first, lanes.params, lanes.state, shared, lanes.best_cost)
+    return Begin(first, lanes.params, lanes.state, shared, lanes.best_cost, lanes.since_low)
 
 
 def _each_begin(begin: Begin, axis: int) -> Begin:
@@ -405,31 +398,33 @@ def _truth(one: Explicit, lanes: Lanes, shared: Leaves, slot, first, last, limit
     the limits, and is NaN, for ever, once a cost was NaN or above the ceiling.
     """
 
-    def of_one(count, constants, params, state, shared, best_cost):
+    def of_one(count, constants, params, state, shared, best_cost, since_low):
         costs = []
-        for _ in range(count):
+        for ahead in range(count):
             cost, _, params, state, shared = one.step(constants, params, state, shared)
+            since_low = jnp.where(cost < best_cost, -ahead, since_low)
             best_cost = jnp.where(cost < best_cost, cost, best_cost)
             best_cost = jnp.where(cost <= limits.ceiling, best_cost, jnp.nan)
             costs.append(cost)
             if not (one.on_cpu or one.of_numbers):  # or what an epoch makes might be computed anew for all that follow
-                params, state, best_cost = lax.optimization_barrier((params, state, best_cost))
-        return params, state, shared, best_cost, costs if limits.records.size else []
+                params, state, best_cost, since_low = lax.optimization_barrier((params, state, best_cost, since_low))
+        return params, state, shared, best_cost, since_low + count, costs if limits.records.size else []
 
     def epochs(now, carry, count):
         *moving, history, slot = carry
         many = one.over_lanes(
             functools.partial(of_one, count),
-            (True, True, True, False, True),
-            (True, True, False, True, True),
+            (True, True, True, False, True, True),
+            (True, True, False, True, True, True),
             as_one=True,
         )
         *moved, costs = many(lanes.constants, *moving)
         return *moved, *_recorded(history, costs, slot, now, limits, one.axis)
 
-    begin = (lanes.params, lanes.state, shared, lanes.best_cost, lanes.history, slot)
-    params, state, shared, best_cost, history, slot = over_segment(epochs, one, first, last, begin)
-    return lanes._replace(params=params, state=state, best_cost=best_cost, history=history), shared, slot, None
+    begin = (lanes.params, lanes.state, shared, lanes.best_cost, lanes.since_low, lanes.history, slot)
+    params, state, shared, low, since, history, slot = over_segment(epochs, one, first, last, begin)
+    moved = lanes._replace(params=params, state=state, best_cost=low, since_low=since, history=history)
+    return moved, shared, slot, None
 
 
 def _looked_at(one: Explicit, lanes: Lanes, shared: Leaves, slot, first, last, limits: Limits):
@@ -442,8 +437,11 @@ def _looked_at(one: Explicit, lanes: Lanes, shared: Leaves, slot, first, last, l
 
     begin = (lanes.params, lanes.state, shared, lanes.best_cost, unseen(one, lanes.params, lanes.best_cost))
     *moving, history, slot = over_segment(epochs, one, first, last, (*begin, lanes.history, slot))
-    params, state, shared, best_cost, seen = moving
-    return lanes._replace(params=params, state=state, best_cost=best_cost, history=history), shared, slot, seen
+    params, state, shared, low, seen = moving
+    fell = low < lanes.best_cost
+    since = jnp.where(fell, last - epoch_of_low(seen.clock, first), lanes.since_low + (last - first))
+    moved = lanes._replace(params=params, state=state, best_cost=low, since_low=since, history=history)
+    return moved, shared, slot, seen
 
 
 def _recorded(history, costs, slot, now, limits: Limits, axis: int):

@@ -33,6 +33,7 @@ class Begin(NamedTuple):
     state: Leaves
     shared: Leaves  # where each lane has its own first epoch, each its own too
     best_cost: Float[Array, " lane"]
+    since_low: Int[Array, " lane"]
 
 
 class Last(NamedTuple):
@@ -50,8 +51,7 @@ class Lanes(NamedTuple):
     params: Leaves
     state: Leaves
     best_cost: Float[Array, " lane"]
-    best_epoch: Int[Array, " lane"] | None  # with data
-    lowest: Begin | None  # without data: of the segment in which the lowest cost was first seen
+    since_low: Int[Array, " lane"]  # epochs since that was first seen
     last: Last | None  # without data
     epochs: Int[Array, " lane"]  # made so far by a lane that goes on, NEVER once it has ended
     place: Int[Array, " lane"]  # in the batch as it came

@@ -23,6 +23,7 @@ from jaxgd.outcome import FIGURES
 _BATCH_BYTES = 1 << 27  # of params, state, figures and histories that a batch may hold
 _LANE_EPOCHS = 100_000_000  # of a small cost, about a second of one core: what a batch should take
 _FEWEST_BATCHES = 32  # so that free workers find a next one while slow lanes go on
+_GRAIN = 1 << 11
 _MOMENT = 1 << 31  # operations of a core, some hundredths of a second, beside which handing over a batch is nothing
 _PER_CORE = 2  # batches at least, if there are several of a moment
 _ON_ACCELERATORS = (
@@ -100,16 +101,14 @@ class Plan:
 
     @cached_property
     def block(self) -> int:
-        """Lanes per block, no more than there are for one program."""
-        most = math.prod(dimension.size for dimension in self.dimensions if not dimension.static)
+        """Lanes per block, at most."""
         arrays = len(jax.tree.leaves((self.outline["params"], self.outline["state"]))) + 1  # and the lowest cost
-        size = engine.block_size_of(self._moving_bytes, arrays, self._work, jax.default_backend())
-        return min(size, max(64, 1 << (most - 1).bit_length()))
+        return engine.block_size_of(self._moving_bytes, arrays, self._work, jax.default_backend())
 
     @cached_property
     def grain(self) -> int:
-        """Lanes that a box holds at least: a block of a core's."""
-        return engine.block_size(self._moving_bytes)
+        """Lanes that a box holds at least: such as fit a core's cache, and so few that several cores have some."""
+        return min(_GRAIN, engine.block_size(self._moving_bytes))
 
     @cached_property
     def chunk(self) -> tuple[int, ...]:
@@ -134,9 +133,11 @@ class Plan:
             return 1 << max(1, min(busy, of_a_program // (_PER_CORE * cores()))).bit_length() - 1
         return max(1, min(_ON_ACCELERATORS * self._most // math.prod(self.chunk), -(-of_a_program // devices)))
 
-    def blocks(self, devices: int) -> int:
-        """Blocks per batch: all programs of the sweep have room for its largest one."""
-        return 1 << (-(-self.together(devices) * math.prod(self.chunk) // self.block) - 1).bit_length()
+    def blocks(self, devices: int) -> tuple[int, int]:
+        """Lanes per block, and blocks per batch: all programs of the sweep have room for its largest one."""
+        room = 1 << (self.together(devices) * math.prod(self.chunk) - 1).bit_length()
+        block = min(self.block, max(engine.FEWEST, room))
+        return block, max(1, room // block)
 
     @cached_property
     def lane_bytes(self) -> int:
@@ -165,7 +166,7 @@ class Plan:
     @cached_property
     def key(self) -> str:
         """Names the sweep's programs wherever the plan goes."""
-        kind = (self.block, self.blocks(devices=1), len(self.records))
+        kind = (*self.blocks(devices=1), len(self.records))
         return _remembered(self, ("key", *kind), lambda: uuid.uuid4().hex)
 
     def boxes(self) -> list[Box]:

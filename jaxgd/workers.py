@@ -123,7 +123,7 @@ _sizes: dict[tuple[str, Any], _Size] = {}  # by plan and device; smaller once me
 def _size(plan: Plan, device: Any) -> _Size:
     """Room for a batch, or for as much of it as the device's memory should hold."""
     if (plan.key, device) not in _sizes:
-        size = _Size(plan.block, plan.blocks(len(_devices().all)))
+        size = _Size(*plan.blocks(len(_devices().all)))
         while size.lanes > 1 and _COPIES * size.lanes * plan.lane_bytes > _memory(device):
             size = size.half()
         _sizes[plan.key, device] = size

@@ -52,7 +52,7 @@ def tight(monkeypatch, most, error):
 NO_MEMORY = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes")
 
 
-@pytest.mark.filterwarnings("ignore:cpu.0 ran out of memory:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:.* ran out of memory:RuntimeWarning")
 def test_out_of_memory_is_met_by_fewer_lanes_at_a_time_and_changes_no_bit(monkeypatch):
     most = 40  # less than a block
     whole = jaxgd.sweep(lane, AXES, epochs=60, target=-5.0)
@@ -92,6 +92,7 @@ def test_programs_are_as_large_as_the_device_has_room_for(monkeypatch):
 
 def test_boxes_do_not_depend_on_where_they_are_run_and_accelerators_take_many_at_a_time(monkeypatch):
     axes = {"learning_rate": np.geomspace(1e-3, 1, 5000), "x": jaxgd.each([1.0, 2.0])}
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     here = planned(lane, axes, epochs=3)
     assert [len(batch) for batch in workers.batches(here, here.boxes())] == [1] * 6
     block, whole = here.block, jaxgd.sweep(lane, axes, epochs=3)
@@ -101,6 +102,13 @@ def test_boxes_do_not_depend_on_where_they_are_run_and_accelerators_take_many_at
     assert [len(batch) for batch in workers.batches(elsewhere, elsewhere.boxes())] == [3, 3]
     for box, figures in carried_out(elsewhere, elsewhere.boxes()):
         np.testing.assert_array_equal(figures["final_cost"], whole.final_cost.values[box])
+
+
+def test_a_block_is_no_larger_than_a_device_s_part(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    plan = planned(lane, {"learning_rate": np.geomspace(1e-3, 1, 1 << 18)}, epochs=10)
+    (alone, one), (part, two) = plan.blocks(devices=1), plan.blocks(devices=8)
+    assert (alone * one, part * two) == (1 << 18, 1 << 15)
 
 
 # What is remembered, and for how long.

@@ -83,7 +83,7 @@ def check(
     out.print(f"{plain(config)}: good", soft_wrap=True)
     out.print(f"[bold]lanes[/]    {plan.lanes}  ({axes})")
     out.print(f"[bold]epochs[/]   {plan.epochs} each at most, {plan.lanes * plan.epochs:.3g} updates in all")
-    out.print(f"[bold]batches[/]  {len(plan.boxes())}, of up to {size} lanes in blocks of {plan.block}")
+    out.print(f"[bold]batches[/]  {len(plan.boxes())}, of up to {size} lanes in blocks of {plan.blocks(devices=1)[0]}")
     out.print(f"[bold]memory[/]   about {budget.in_bytes(budget.working(plan))} per worker")
     out.print(f"[bold]disk[/]     {budget.in_bytes(budget.stored(plan))} before compression")
     out.print(f"[bold]results[/]  {plain(prepared.folder)}  ({done})", soft_wrap=True)
