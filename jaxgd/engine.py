@@ -2,9 +2,14 @@
 
 A batch is a row of blocks that fit a core's cache; a block runs in segments of up to 50 epochs, and
 retires when its last lane has ended. One loop is the truth: it moves the lanes, and carries only what
-decides. What a lane was when its last segment began is kept: from that the audit finds its figures. A
-lane that a segment leaves as it was, bit for bit, has ended too: all further segments would repeat that
-one. What becomes of a lane does not depend on its neighbours, its block or its batch.
+decides, and for how long the lowest cost has stood. What a lane was when its last segment began is kept:
+from that the audit finds its figures. A lane that a segment leaves as it was, bit for bit, has ended
+too: all further segments would repeat that one. What becomes of a lane does not depend on its
+neighbours, its block or its batch.
+
+Accelerators carry out the same, in other portions: they wait for their host wherever a program asks
+whether to go on, and a launch takes them longer than what is launched. So they ask seldom, and do what may
+not be needed.
 """
 
 import functools
@@ -297,8 +302,8 @@ def _block(one: Explicit, lanes: Lanes, shared: Leaves, first, until, limits: Li
             new = one.over_lanes(choose, (True, True, True))(goes & ~on, new, getattr(moved, name))
             return _stood_in(moved, on, one.axis)._replace(**{name: new})
 
-        is_seldom = one.on_cpu or one.has_data  # where to branch takes less time than to do what may not be needed
-        lanes = lax.cond(jnp.any(goes & ~on), closed, lambda: moved) if is_seldom else closed()
+        is_dear = one.on_cpu or one.has_data  # in comparison with the question
+        lanes = lax.cond(jnp.any(goes & ~on), closed, lambda: moved) if is_dear else closed()
         return segment.last, segment.slot, segment.shared, lanes
 
     lanes = _stood_in(lanes, lanes.epochs == first, one.axis)
@@ -307,7 +312,10 @@ def _block(one: Explicit, lanes: Lanes, shared: Leaves, first, until, limits: Li
 
 
 def _segments(one: Explicit, lanes: Lanes, goes, shared: Leaves, slot, first, until, limits: Limits) -> _Segment:
-    """Segment after segment, up to epoch `until` or to one in which a lane ends: the last of them."""
+    """Segment after segment, up to epoch `until` or to one in which a lane ends: the last of them.
+
+    On an accelerator one, for to ask takes it as long as to look after lanes that ended.
+    """
 
     def quiet(segment: _Segment):
         return (segment.last < until) & ~jnp.any(segment.ended | segment.repeats)

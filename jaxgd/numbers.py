@@ -1,4 +1,4 @@
-"""A step of small arrays, carried out number by number: of numbers alone a CPU makes one kernel."""
+"""A step of small arrays, carried out number by number: of numbers alone a compiler makes one kernel."""
 
 import functools
 import itertools

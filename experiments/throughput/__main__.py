@@ -5,8 +5,8 @@
     python -m experiments.throughput --part peers --torch-python ~/torch/bin/python
 
 Peers in other packages run in a process of their own, by the interpreter given; where the package is
-not installed they are left out, and the output says so. A peer that would take too long runs a
-sample of the lanes, evenly spread, and its time is scaled; that is said too.
+not installed they are left out, and the output says so. A peer that would take too long on a CPU runs
+a sample of the lanes, evenly spread, and its time is scaled; that is said too.
 """
 
 import argparse
