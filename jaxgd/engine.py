@@ -30,6 +30,7 @@ from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 
 _CACHE_BYTES = 1 << 17  # of params, grads and state that a block may hold and still live in a core's L2
 FEWEST, _MOST = 64, 4096  # lanes per block: never less than full vectors, never more than retirement likes
+_VECTOR = 16  # lanes
 _LAUNCH = 80_000  # operations beside which it costs next to nothing to launch one array's kernel
 _BUSY, _MOST_ELSEWHERE = 400_000_000, 1 << 22  # operations and lanes at a time, with which to fill an accelerator
 
@@ -47,6 +48,14 @@ def block_size_of(lane_bytes: int, arrays: int, work: float, platform: str) -> i
     if platform != "cpu":
         return _power_of_two(int(_BUSY / work), _MOST_ELSEWHERE)
     return min(block_size(lane_bytes), _power_of_two(int(_LAUNCH * arrays / work), _MOST))
+
+
+def apart(block: int, platform: str) -> int:
+    """So many lanes, or a few more, so that a CPU's cache has a place of its own for each array.
+
+    Arrays of a power of two of bytes, one after the other, all fall upon the same few places of it.
+    """
+    return block + _VECTOR if platform == "cpu" and block >= 32 * _VECTOR else block
 
 
 def _power_of_two(lanes: int, most: int) -> int:

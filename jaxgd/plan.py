@@ -137,7 +137,7 @@ class Plan:
         """Lanes per block, and blocks per batch: all programs of the sweep have room for its largest one."""
         room = 1 << (self.together(devices) * math.prod(self.chunk) - 1).bit_length()
         block = min(self.block, max(engine.FEWEST, room))
-        return block, max(1, room // block)
+        return engine.apart(block, jax.default_backend()), max(1, room // block)
 
     @cached_property
     def lane_bytes(self) -> int:

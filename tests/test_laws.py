@@ -254,6 +254,13 @@ def test_a_block_is_the_smaller_the_longer_a_step_takes():
     assert 64 <= slow < quick and 64 <= block(in_steps) < quick
 
 
+def test_arrays_of_a_block_do_not_all_fall_upon_the_same_places_of_a_cache():
+    for block in (512, 1024, 4096):
+        assert block < engine.apart(block, "cpu") < 1.05 * block and (4 * engine.apart(block, "cpu")) % 4096
+        assert engine.apart(block, "gpu") == block
+    assert engine.apart(64, "cpu") == 64
+
+
 def test_a_record_where_a_lane_ends_is_of_that_lane():
     """At rate 0.5 the ball lands in one step, where a segment ends, beside lanes that go on."""
     table = jaxgd.sweep(
