@@ -138,7 +138,7 @@ def _pace(one: Explicit) -> tuple[int, int]:
     """
     if one.on_cpu:
         return 2, 5 if one.of_numbers else 1
-    return next(at_once for at_once, work in _ON_ACCELERATORS.items() if one.work <= work), 1
+    return next(at_once for at_once, work in _AT_ONCE.items() if one.work <= work), 1
 
 
-_ON_ACCELERATORS = {10: 100, 5: 5_000, 1: math.inf}  # epochs at once, of at most so many operations
+_AT_ONCE = {10: 100, 5: 5_000, 1: math.inf}  # epochs on an accelerator, of at most so many operations each
