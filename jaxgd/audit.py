@@ -184,6 +184,7 @@ def figures(
 
     Args:
       made: updates in the window.
+      best_epoch: of the lowest cost, unless the end's is lower.
       decided: the lowest costs by which they were found to have ended.
     """
     watch, ends = _last_look(one, watch, start, end, shared, is_each)

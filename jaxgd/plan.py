@@ -23,7 +23,7 @@ from jaxgd.outcome import FIGURES
 _BATCH_BYTES = 1 << 27  # of params, state, figures and histories that a batch may hold
 _LANE_EPOCHS = 100_000_000  # of a small cost, about a second of one core: what a batch should take
 _FEWEST_BATCHES = 32  # so that free workers find a next one while slow lanes go on
-_GRAIN = 1 << 11
+_GRAIN = 1 << 11  # lanes of a box at least: of a few thousand each core is to have some
 _MOMENT = 1 << 31  # operations of a core, some hundredths of a second, beside which handing over a batch is nothing
 _PER_CORE = 2  # batches at least, if there are several of a moment
 _ON_ACCELERATORS = (
@@ -107,7 +107,7 @@ class Plan:
 
     @cached_property
     def grain(self) -> int:
-        """Lanes that a box holds at least: such as fit a core's cache, and so few that several cores have some."""
+        """Lanes that a box holds at least, if they fit a core's cache."""
         return min(_GRAIN, engine.block_size(self._moving_bytes))
 
     @cached_property

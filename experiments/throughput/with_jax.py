@@ -94,8 +94,7 @@ def final_cost_only(workload: Workload, most: int):
         (params, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=workload.epochs)
         return params, cost(params)
 
-    many = _vmapped(lane, workload, most)
-    return lambda: jax.device_get(many()), _read_final
+    return _kept(lane, workload, most), _read_final
 
 
 def optimistix(workload: Workload, most: int):
@@ -121,8 +120,7 @@ def optimistix(workload: Workload, most: int):
         )
         return solution.value, cost(solution.value)
 
-    many = _vmapped(lane, workload, most)
-    return lambda: jax.device_get(many()), _read_final
+    return _kept(lane, workload, most), _read_final
 
 
 def python_loop(workload: Workload, most: int):
@@ -168,6 +166,11 @@ def _vmapped(lane, workload, most):
     program = jax.jit(jax.vmap(lane, in_axes=(None, 0)))
     arguments = jax.tree.map(jnp.asarray, (workload.start, lanes_of(workload, most)))
     return lambda: program(*arguments)
+
+
+def _kept(lane, workload, most):
+    many = _vmapped(lane, workload, most)
+    return lambda: jax.device_get(many())
 
 
 def _read_final(raw):
