@@ -1,6 +1,5 @@
 """One descent: a gradient from `jax.grad`, a jitted step, a scan over epochs."""
 
-import functools
 import inspect
 import operator
 from collections.abc import Callable, Mapping
@@ -230,12 +229,22 @@ def _told(cost: Cost, value: Any, grads: PyTree) -> dict[str, Any]:
 
 
 def norm(grads: PyTree) -> Float[Array, ""]:
-    """√Σ g², scaled by its largest entry, so that it neither overflows nor has a NaN gradient at 0."""
+    """√Σ g², of multiples of g where squares would overflow or vanish; its gradient at 0 is 0, not NaN."""
     leaves = jax.tree.leaves(grads)
-    largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(g), initial=0.0) for g in leaves))
-    scale = jnp.where(largest > 0, largest, 1)
-    total = sum(jnp.sum(jnp.square(g / scale)) for g in leaves)
-    return jnp.where(largest > 0, scale * jnp.sqrt(jnp.where(largest > 0, total, 1)), largest)
+    dtype = jnp.result_type(*leaves)
+    if [jnp.size(g) for g in leaves] == [1]:
+        return jnp.sum(jnp.abs(leaves[0]))
+    far = 2.0 ** (2 * jnp.finfo(dtype).maxexp // 3)  # a power of two, for then no bit is lost
+
+    def squares(scale):
+        return sum(jnp.sum(jnp.square(g.astype(dtype) * scale)) for g in leaves)
+
+    plain = squares(1)
+    scale, back = (
+        jnp.where(plain > far, up, jnp.where(plain < 1 / far, down, 1)) for up, down in ((1 / far, far), (far, 1 / far))
+    )
+    total = squares(scale)
+    return back * jnp.where(total == 0, 0, jnp.sqrt(jnp.where(total == 0, 1, total)))
 
 
 def whole(name: str, value: Any, least: int) -> int:

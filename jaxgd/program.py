@@ -259,6 +259,7 @@ _UNFENCED = "cse_barrier_expander,small-while-loop-hoisting"  # take fences away
 _OPTIONS = {  # XLA's own, for this program alone; not its region analysis of copies, which miscompiles with JAX 0.12
     "cpu": {
         "xla_cpu_prefer_vector_width": 512,
+        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",  # what is made is used while it is in a cache
         _PASSES: "cpu-parallel-task-assigner",  # a core has a batch to itself: no kernel is divided
     },
 }
