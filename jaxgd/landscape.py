@@ -48,8 +48,8 @@ def of_run(
         return None
     place = _best_place(plan, results)
     with jax.enable_x64(plan.x64), plans.plain_words():
-        cost, params, *_ = opened(_lane_at(plan, place))
-        at = _where_costs_differ(plan, place)
+        cost, params = _opened_at(plan, place)
+        at = _where_costs_differ(plan, place, params)
         return surface(cost, params, paths, minima=plan.minima, domain=domain, seed=seed, at=at)
 
 
@@ -164,16 +164,20 @@ def _lane_at(plan: plans.Plan, place: tuple[int, ...]) -> Descent:
     return plans.bound(plan, place)(**_point(plan, place))
 
 
+def _opened_at(plan: plans.Plan, place: tuple[int, ...]) -> tuple[Callable[[PyTree], Any], PyTree]:
+    """The cost of a lane, and its start. A lane is made within programs: each operation outside compiles its own."""
+    return lambda params: opened(_lane_at(plan, place))[0](params), jax.jit(lambda: opened(_lane_at(plan, place))[1])()
+
+
 def _point(plan: plans.Plan, place: tuple[int, ...]) -> dict[str, Any]:
     return jax.tree.map(lambda values: values[0], plans.points(plan, [place]))
 
 
-def _where_costs_differ(plan: plans.Plan, place: tuple[int, ...]) -> str:
+def _where_costs_differ(plan: plans.Plan, place: tuple[int, ...], params: PyTree) -> str:
     """The axes along which the cost itself differs, with where they stand at `place`: epsilon = 0.2.
 
-    By its value at a few points, for the first, the middle and the last lane along each.
+    By its value at a few points about the params, for the first, the middle and the last lane along each.
     """
-    _, params, *_ = opened(_lane_at(plan, place))
     start, back = ravel_pytree(params)
     steps = np.random.default_rng(0).normal(size=(_PROBES, len(start))) * np.maximum(1, np.abs(np.asarray(start)))
     probes = (np.asarray(start) + steps).astype(start.dtype)

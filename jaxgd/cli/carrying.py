@@ -1,5 +1,6 @@
 """The commands that carry a config out, or say what that would take."""
 
+import contextlib
 import math
 import threading
 import time
@@ -139,10 +140,12 @@ def _carried_out(
     """Runs, draws, writes the report, and tells what came of it; returns where the report is."""
     from jaxgd import run as runs
     from jaxgd import store
+
+    threading.Thread(target=_load_what_shows).start()
+    _carry_out(prepared, cluster)
     from jaxgd.show import gallery, tables
     from jaxgd.show import report as reports
 
-    _carry_out(prepared, cluster)
     table = store.opened_table(prepared.folder).load()
     if prepared.plan.lanes == 1:
         for line in tables.epoch_lines(store.opened_paths(prepared.folder)):
@@ -189,6 +192,16 @@ def _carry_out(prepared: Any, cluster: str | None = None) -> None:
             late.join()
         if bar.live.is_started:
             bar.stop()
+
+
+def _load_what_shows() -> None:
+    """Loads what is wanted once the lanes have ended, while XLA compiles and Python has nothing to do."""
+    with contextlib.suppress(Exception):  # whoever needs it will say what is wrong
+        import xarray  # noqa: F401
+
+        from jaxgd.show import gallery, report, tables  # noqa: F401
+
+        report.prepare()
 
 
 def _others(pictures: list[Path]) -> str:

@@ -87,6 +87,12 @@ def write(folders: Sequence[Path], path: Path | None = None) -> Path:
     return path
 
 
+def prepare() -> None:
+    """Does what every page needs, whatever it shows."""
+    _template()
+    _plotly()
+
+
 def _path(folders: Sequence[Path]) -> Path:
     if len(folders) == 1:
         return folders[0] / "report.html"
