@@ -70,7 +70,10 @@ def within(path: Path) -> list[Path]:
 
 
 def hash_of(file: Path) -> str | None:
-    return hashed(file.read_bytes()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def hashed(content: bytes) -> str:

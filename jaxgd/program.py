@@ -351,4 +351,5 @@ def digest(array: Any) -> str:
     if jax.dtypes.issubdtype(getattr(array, "dtype", None), jax.dtypes.prng_key):
         array = jax.random.key_data(array)
     array = np.ascontiguousarray(array)
-    return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+    content = array.reshape(-1).view(np.uint8)
+    return f"{array.dtype}{array.shape}{hashlib.sha256(content).hexdigest()[:16]}"

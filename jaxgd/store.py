@@ -50,6 +50,7 @@ _DERIVED = (_PATHS, _BEST, _LIMITS, _SURFACE)
 _LEDGER = "done"
 _TAKEN = (".", "..", "zarr.json", _LEDGER)
 _LONGEST = 200  # bytes of an array's name
+_CHUNK = 1 << 18  # numbers along one dimension of what labels or is derived from lanes
 _CODECS = (ZstdCodec(level=3), Crc32cCodec())  # a checksum on every chunk: Zstandard alone can return wrong numbers
 
 
@@ -401,18 +402,24 @@ def _write_array(
     values: np.ndarray,
     attributes: dict[str, Any] | None = None,
 ) -> None:
-    """One array in one chunk; text as Zarr specifies it, of any length (NumPy's fixed length has no specification)."""
+    """One array, long ones in several chunks, which are copied one by one on their way to the disk.
+
+    Text as Zarr specifies it, of any length (NumPy's fixed length has no specification).
+    """
     array = group.create_array(
         name,
         shape=values.shape,
-        chunks=tuple(max(1, size) for size in values.shape),
+        chunks=tuple(max(1, min(size, _CHUNK)) for size in values.shape),
         dtype=str if values.dtype.kind in "UTO" else values.dtype,
         dimension_names=tuple(map(str, dimensions)),
         attributes=attributes,
         compressors=_CODECS,
     )
     with _EMPTY_CHUNKS_TOO():
-        array[...] = values
+        if values.ndim == 0:
+            array[...] = values
+        for first in range(0, len(values) if values.ndim else 0, _CHUNK):
+            array[first : first + _CHUNK] = values[first : first + _CHUNK]
 
 
 def _list_metadata(path: Path, names: Iterable[Any]) -> None:

@@ -125,7 +125,7 @@ def carried_out(plan: Plan, boxes: Sequence[Box], executor: Executor | None = No
     several = workers.ready(plan, boxes)
     with ThreadPoolExecutor(several, thread_name_prefix="jaxgd") as threads:
         batches = workers.batches(plan, boxes)
-        done = as_finished(batches, lambda some: threads.submit(workers.carried_out, plan, some), ahead=2 * several)
+        done = as_finished(batches, lambda some: threads.submit(workers.carried_out, plan, some), ahead=several + 1)
         for some, figures in done:
             yield from zip(some, figures, strict=True)
 
@@ -180,14 +180,17 @@ def as_finished(work: Sequence[Any], submit: Callable[[Any], Future], ahead: int
     """
     waiting = iter(work)
     running: dict[Future, Any] = {}
+
+    def submit_more() -> None:
+        running.update((submit(piece), piece) for piece in itertools.islice(waiting, ahead - len(running)))
+
     try:
-        while True:
-            for piece in itertools.islice(waiting, ahead - len(running)):
-                running[submit(piece)] = piece
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future.result()
+        submit_more()
+        while running:
+            done = wait(running, return_when=FIRST_COMPLETED).done
+            finished = [(running.pop(future), future.result()) for future in done]
+            submit_more()  # before the caller looks at what there is: no worker waits for that
+            yield from finished
     finally:
         for future in running:
             future.cancel()
