@@ -114,6 +114,17 @@ def test_the_folder_gives_the_table_that_the_memory_gives(whole):
     same(stored.drop_vars("valley"), kept.drop_vars("valley"))
 
 
+def test_a_long_axis_is_written_piece_by_piece_and_watched_in_every_piece(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_CHUNK", 64)
+    folder = filled(tmp_path / "run", a_plan())
+    same(folder.table(), store.opened_table(whole))
+    pieces = sorted((folder.path / "results.zarr" / "learning_rate" / "c").iterdir())
+    assert len(pieces) == 3
+    flipped(pieces[-1], 7)
+    with pytest.raises(files.StoreError, match="learning_rate/c/2 is damaged"):
+        folder.table()
+
+
 def test_xarray_opens_it_without_us_and_without_a_warning(whole):
     plain = xarray.open_zarr(whole / "results.zarr")
     same(plain.drop_vars("done").load(), store.opened_table(whole))
