@@ -1,7 +1,7 @@
 """What a jaxpr says of its variables and of its work, and how it is carried out, equation by equation."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ def differing(jaxpr: core.Jaxpr, given: Sequence[bool]) -> set[core.Var]:
     return differs
 
 
-def is_in(differs: set[core.Var], v: core.Var | core.Literal) -> bool:
+def is_in(differs: Set[core.Var], v: core.Var | core.Literal) -> bool:
     return isinstance(v, core.Var) and v in differs
 
 
@@ -157,6 +157,23 @@ def work(jaxpr: core.Jaxpr) -> float:
             continue
         total += sum(each * math.prod(v.aval.shape) * v.aval.dtype.itemsize / 4 for v in equation.outvars)
     return total
+
+
+def depth(jaxpr: core.Jaxpr, inputs: Iterable[core.Var], outputs: Iterable[core.Var | core.Literal]) -> float:
+    """The longest chain of operations, each of which waits for the one before, from some inputs to some outputs."""
+    before: dict[Any, float] = dict.fromkeys(inputs, 0.0)
+    for equation in jaxpr.eqns:
+        known = [before[v] for v in equation.invars if is_in(before.keys(), v)]
+        if known:
+            inner = [depth(body, body.invars, body.outvars) for body in core.jaxprs_in_params(equation.params)]
+            before |= dict.fromkeys(equation.outvars, max(known) + (max(inner) if inner else _chain(equation)))
+    return max((before[v] for v in outputs if is_in(before.keys(), v)), default=0.0)
+
+
+def _chain(equation: Any) -> float:
+    if equation.primitive.name == "integer_pow":  # by squaring
+        return max(1, (abs(equation.params["y"]) - 1).bit_length())
+    return _WORK.get(equation.primitive.name, 1)
 
 
 _WORK = {  # as measured on CPUs; all others are 1

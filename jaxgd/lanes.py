@@ -102,7 +102,7 @@ def over_segment(epochs: Callable[[Any, Any, int], Any], one: Explicit, first, l
     """
     count, whole = last - first, length_of(one)
     if one.on_cpu:
-        return looped(epochs, one, first, count, begin)
+        return looped(epochs, one, first, count, begin, one.is_shallow)
     return lax.cond(
         count == whole,
         lambda: looped(epochs, one, first, whole, begin),
@@ -110,9 +110,14 @@ def over_segment(epochs: Callable[[Any, Any, int], Any], one: Explicit, first, l
     )
 
 
-def looped(epochs: Callable[[Any, Any, int], Any], one: Explicit, first, count, begin: Any) -> Any:
-    """What comes of so many epochs from `first` on, a number that is known or not."""
-    at_once, kernels = _pace(one)
+def looped(
+    epochs: Callable[[Any, Any, int], Any], one: Explicit, first, count, begin: Any, is_shallow: bool = False
+) -> Any:
+    """What comes of so many epochs from `first` on, a number that is known or not.
+
+    `is_shallow` says whether an epoch here takes no more than a step that is.
+    """
+    at_once, kernels = _pace(one, is_shallow)
     turns = count // (at_once * kernels)
     several = jax.jit(lambda now, carry: epochs(now, carry, at_once))  # traced once
 
@@ -128,16 +133,16 @@ def looped(epochs: Callable[[Any, Any, int], Any], one: Explicit, first, count, 
     return lax.fori_loop(first + done, first + count, lambda now, carry: epochs(now, carry, 1), carry)
 
 
-def _pace(one: Explicit) -> tuple[int, int]:
+def _pace(one: Explicit, is_shallow: bool) -> tuple[int, int]:
     """How many epochs to make at once, and how often in one turn of a loop.
 
-    On a CPU two at once save copies; more would make it wait, for each depends on the one before. Where
-    they are one kernel, a turn has several: with but one it would have to copy all that this makes. An
-    accelerator has enough lanes not to wait, and to launch a kernel takes it longer than several cheap
-    epochs; of dear ones a program takes the longer to compile.
+    On a CPU two at once save copies; more would make it wait, for each depends on the one before, unless
+    it soon has what it needs of that. Where they are one kernel, a turn has several: with but one it
+    would have to copy all that this makes. An accelerator has enough lanes not to wait, and to launch a
+    kernel takes it longer than several cheap epochs; of dear ones a program takes the longer to compile.
     """
     if one.on_cpu:
-        return 2, 5 if one.of_numbers else 1
+        return ((5, 2) if is_shallow else (2, 5)) if one.of_numbers else (2, 1)
     return next(at_once for at_once, work in _AT_ONCE.items() if one.work <= work), 1
 
 

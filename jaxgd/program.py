@@ -51,6 +51,7 @@ class Explicit(NamedTuple):
     on_cpu: bool
     work: float  # operations of a step, about
     of_numbers: bool  # whether all that a step does is arithmetic on the lanes' numbers
+    is_shallow: bool  # whether few of its operations wait for each other, so that the next step soon can begin
 
     def over_lanes(
         self, function: Callable[..., Any], given: Sequence[bool], made: PyTree = True, as_one: bool = False
@@ -96,6 +97,7 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
     own = [*own_constants, *[True] * params, *own_state]
     axis = 0 if jaxprs.multiplies(step, own) and not traced.has_data else -1
     of_numbers, work = jaxprs.is_of_numbers(step, own), jaxprs.work(step)
+    is_shallow = jaxprs.depth(step, step.invars, step.outvars[1 + params : outputs]) <= _SHALLOW
     carried_out = functools.partial(jax.core.eval_jaxpr, step)
     if on_cpu and not of_numbers and work > _CHEAP:
         carried_out = jaxprs.fenced(step, slice(1, 1 + params))
@@ -126,7 +128,7 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
     def params_of(leaves):
         return traced.params.unflatten(put_together(leaves, shapes[1]))
 
-    kinds = (traced.has_data, traced.has_batches, on_cpu, work, of_numbers)
+    kinds = (traced.has_data, traced.has_batches, on_cpu, work, of_numbers, is_shallow)
     trees = (jax.tree.structure(arguments), traced.params, traced.metrics)
     text = "\n".join(map(str, (_text(begins.jaxpr), _text(traced.step), *trees, *kinds)))
     return Explicit(text, begins.consts, begin, step_one, metrics_of, params_of, axis, *kinds)
@@ -163,6 +165,7 @@ def _traced(lane: Callable[..., Descent], arguments: PyTree) -> _Traced:
     return _Traced(begin=closed, shapes=[[leaf.shape for leaf in leaves] for leaves in start], **known)
 
 
+_SHALLOW = 5  # operations, one after the other
 _CHEAP = 100  # operations of a step, below which it is no loss to compute its grads for each array that comes of them
 
 

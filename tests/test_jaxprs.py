@@ -37,6 +37,45 @@ def test_what_is_of_numbers_alone(function, expected):
     assert jaxprs.is_of_numbers(jax.make_jaxpr(function)(2.0).jaxpr, [True]) is expected
 
 
+@pytest.mark.parametrize(
+    ("function", "depth"),
+    [
+        (lambda x, y: x, 0),
+        (lambda x, y: y * y - 1, 0),
+        (lambda x, y: 2 * x + jnp.exp(y), 2),
+        (lambda x, y: x**2 + x**8, 4),
+        (lambda x, y: jax.jit(lambda a: a + 1 - y)(x + y), 3),
+        (lambda x, y: (x + 1) * (x + 2) * (x + 3), 3),
+        (lambda x, y: jnp.exp(x), 20),
+    ],
+    ids=["nothing", "of another", "a sum", "powers", "a function within", "side by side", "dear"],
+)
+def test_how_many_operations_wait_for_each_other(function, depth):
+    jaxpr = jax.make_jaxpr(function)(1.0, 2.0).jaxpr
+    assert jaxprs.depth(jaxpr, jaxpr.invars[:1], jaxpr.outvars) == depth
+
+
+@pytest.mark.parametrize(
+    ("cost", "start", "optimizer", "is_shallow"),
+    [
+        (lambda x: x**2 + 5, 9.0, optax.sgd, True),
+        (lambda x: x**2 + 5, 9.0, functools.partial(optax.sgd, momentum=0.9), True),
+        (lambda x: jnp.sum(x**2), jnp.ones(5), optax.sgd, True),
+        (lambda x: jnp.sum(x**2), jnp.ones(100), optax.sgd, True),
+        (lambda x: x**4 - x**2, 2.0, optax.sgd, False),
+        (lambda x: x**2 + 5, 9.0, optax.adam, False),
+    ],
+    ids=["parabola", "with momentum", "bowl", "large bowl", "quartic", "Adam"],
+)
+def test_which_steps_are_shallow(cost, start, optimizer, is_shallow):
+    one = program.explicit(
+        lambda learning_rate: Descent(cost, start, optimizer(learning_rate)),
+        {"learning_rate": jax.ShapeDtypeStruct((), jnp.float32)},
+        "cpu",
+    )
+    assert one.is_shallow is is_shallow
+
+
 @pytest.mark.compiled_well
 def test_what_is_fenced_is_computed_once_on_cpus():
     closed = jax.make_jaxpr(lambda x, m, v: (g := jnp.sin(x), x - g, 0.9 * m + g, 0.9 * v + g * g))(*[jnp.ones(64)] * 3)
