@@ -25,7 +25,7 @@ _LANE_EPOCHS = 100_000_000  # of a small cost, about a second of one core: what 
 _FEWEST_BATCHES = 32  # so that free workers find a next one while slow lanes go on
 _GRAIN = 1 << 11  # lanes of a box at least: of a few thousand each core is to have some
 _MOMENT = 1 << 31  # operations of a core, some hundredths of a second, beside which handing over a batch is nothing
-_PER_CORE = 2  # batches at least, if there are several of a moment
+_NEAR = 1 << 25  # bytes of params, state, figures and histories that do not yet fall out of a CPU's caches
 _ON_ACCELERATORS = (
     64  # times as many bytes and lane-epochs to a batch: a step costs them a launch, however few its lanes
 )
@@ -128,10 +128,11 @@ class Plan:
         """Boxes per batch: as many as keep a core or an accelerator busy, and leave none of them without."""
         pairs = zip(self.dimensions, self.chunk, strict=True)
         of_a_program = math.prod(-(-dimension.size // size) for dimension, size in pairs if not dimension.static)
+        lanes = math.prod(self.chunk)
         if jax.default_backend() == "cpu":
-            busy = int(_MOMENT / (math.prod(self.chunk) * self.epochs * self._work))
-            return 1 << max(1, min(busy, of_a_program // (_PER_CORE * cores()))).bit_length() - 1
-        return max(1, min(_ON_ACCELERATORS * self._most // math.prod(self.chunk), -(-of_a_program // devices)))
+            busy = int(_MOMENT / (lanes * self.epochs * self._work))
+            return 1 << max(1, min(busy, _NEAR // (lanes * self.lane_bytes), of_a_program // cores())).bit_length() - 1
+        return max(1, min(_ON_ACCELERATORS * self._most // lanes, -(-of_a_program // devices)))
 
     def blocks(self, devices: int) -> tuple[int, int]:
         """Lanes per block, and blocks per batch: all programs of the sweep have room for its largest one."""

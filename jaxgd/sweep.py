@@ -123,8 +123,11 @@ def carried_out(plan: Plan, boxes: Sequence[Box], executor: Executor | None = No
         yield from as_finished(boxes, lambda box: executor.submit(batch, *apart(box)), ahead=2 * (os.cpu_count() or 1))
         return
     several = workers.ready(plan, boxes)
+    batches = workers.batches(plan, boxes)
+    if len(batches) == 1:  # to hand it over would take longer than many a sweep
+        yield from zip(batches[0], workers.carried_out(plan, batches[0]), strict=True)
+        return
     with ThreadPoolExecutor(several, thread_name_prefix="jaxgd") as threads:
-        batches = workers.batches(plan, boxes)
         done = as_finished(batches, lambda some: threads.submit(workers.carried_out, plan, some), ahead=several + 1)
         for some, figures in done:
             yield from zip(some, figures, strict=True)
