@@ -22,7 +22,7 @@ from jaxgd.outcome import FIGURES
 
 _BATCH_BYTES = 1 << 27  # of params, state, figures and histories that a batch may hold
 _LANE_EPOCHS = 100_000_000  # of a small cost, about a second of one core: what a batch should take
-_FEWEST_BATCHES = 32  # so that free workers find a next one while slow lanes go on
+_MANY, _FEW = 32, 8  # boxes, so that free workers find a next one while slow lanes go on; of a short sweep
 _GRAIN = 1 << 11  # lanes of a box at least: of a few thousand each core is to have some
 _MOMENT = 1 << 31  # operations of a core, some hundredths of a second, beside which handing over a batch is nothing
 _NEAR = 1 << 25  # bytes of params, state, figures and histories that do not yet fall out of a CPU's caches
@@ -116,7 +116,8 @@ class Plan:
 
         The sweep alone decides it, not where it runs: so a run goes on anywhere in the boxes it began with.
         """
-        room = max(self.grain, min(self._most, -(-self.lanes // _FEWEST_BATCHES)))
+        short = min(4 * self.grain, self.lanes // _FEW)
+        room = max(self.grain, short, min(self._most, -(-self.lanes // _MANY)))
         room = 1 << room.bit_length() - 1  # so that blocks fill a program
         chunk = []
         for dimension in reversed(self.dimensions):

@@ -22,8 +22,8 @@ import json
 import os
 import shutil
 import warnings
-from asyncio import to_thread
-from collections.abc import Iterable
+from asyncio import gather, to_thread
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ import google_crc32c
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from jaxgd import manifest, table
@@ -63,8 +64,9 @@ class Folder:
 
     path: Path
     plan: Plan
-    group: zarr.Group
-    done: np.ndarray  # the ledger, batch by batch
+    figures: dict[str, zarr.Array]
+    ledger: zarr.Array
+    done: np.ndarray  # what the ledger holds, batch by batch
     source: Path | None = None  # of a run that was there already: the repository whose commit the manifest notes
 
     def begin(self) -> list[Box]:
@@ -97,14 +99,12 @@ class Folder:
         """Writes the figures of one box; each chunk is on the disk, or isn't there."""
         for chunk in self._chunks(box):
             chunk.unlink(missing_ok=True)  # it may be torn, and Zarr reads what it writes over in part
-        with _EMPTY_CHUNKS_TOO():
-            for name in _figures(self.group):
-                self.group[name][box] = figures[name]
+        sync(_all(array.async_array.setitem(box, figures[name]) for name, array in self.figures.items()))
 
     def mark(self, box: Box) -> None:
         """Notes in the ledger that a box is on the disk; its directories need not be: what is lost is done again."""
         self.done[self._tile(box)] = 1
-        self.group[_LEDGER][...] = self.done
+        self.ledger[...] = self.done
 
     def is_whole(self, box: Box) -> bool:
         """Whether every chunk of a box is there, and is what was written."""
@@ -180,7 +180,7 @@ class Folder:
         return tuple(part.start // size for part, size in zip(box, self.plan.chunk, strict=True))
 
     def _chunks(self, box: Box) -> Iterable[Path]:
-        return _chunks(self.path, self.group, self._tile(box))
+        return _chunks(self.path, self.figures, self._tile(box))
 
 
 def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path = Path()) -> Folder:
@@ -246,17 +246,19 @@ def set_aside(path: Path) -> Path | None:
 
 
 def _open(path: Path, plan: Plan) -> Folder:
-    group = zarr.open_group(_Flushed(path / _RESULTS), mode="r+")
-    if wrong := [name for name in _figures(group) if group[name].chunks[: len(plan.chunk)] != plan.chunk]:
+    with _EMPTY_CHUNKS_TOO():
+        group = zarr.open_group(_Flushed(path / _RESULTS), mode="r+")
+        figures, ledger = _figures(group), group[_LEDGER]
+    if wrong := [array.chunks for array in figures.values() if array.chunks[: len(plan.chunk)] != plan.chunk]:
         raise StoreError(
-            f"{path} is divided into batches of {_words(group[wrong[0]].chunks)} lanes, and here they would be of "
+            f"{path} is divided into batches of {_words(wrong[0])} lanes, and here they would be of "
             f"{_words(plan.chunk)}: it was begun on another kind of device; go on there, or begin anew with --fresh"
         )
     try:
-        done = _ledger(path, group)
+        done = _done(path, ledger)
     except StoreError:  # all batches are done again
-        done = np.zeros(group[_LEDGER].shape, np.int8)
-    return Folder(path, plan, group, done)
+        done = np.zeros(ledger.shape, np.int8)
+    return Folder(path, plan, figures, ledger, done)
 
 
 def seen(path: Path, plan: Plan, known_as: str) -> Folder | None:
@@ -270,8 +272,8 @@ def seen(path: Path, plan: Plan, known_as: str) -> Folder | None:
 def finished(path: Path) -> set[tuple[int, ...]]:
     """The batches of a run that are marked and whole, by their place in the grid of batches."""
     group = zarr.open_group(path / _RESULTS, mode="r")
-    marked = map(tuple, np.argwhere(_ledger(path, group)).tolist())
-    return {tile for tile in marked if all(map(_is_whole, _chunks(path, group, tile)))}
+    figures, marked = _figures(group), map(tuple, np.argwhere(_done(path, group[_LEDGER])).tolist())
+    return {tile for tile in marked if all(map(_is_whole, _chunks(path, figures, tile)))}
 
 
 def opened_table(path: Path) -> "xarray.Dataset":
@@ -285,8 +287,9 @@ def opened_table(path: Path) -> "xarray.Dataset":
     """
     check_intact(path, _RESULTS)
     group = zarr.open_group(path / _RESULTS, mode="r")
-    for tile in map(tuple, np.argwhere(_ledger(path, group))):
-        for chunk in _chunks(path, group, tile):
+    figures = _figures(group)
+    for tile in map(tuple, np.argwhere(_done(path, group[_LEDGER]))):
+        for chunk in _chunks(path, figures, tile):
             if not chunk.is_file():  # Zarr would read it as "not run", silently
                 raise StoreError(f"{chunk} is missing; run again: its batch is done anew")
             if not _is_whole(chunk):
@@ -456,24 +459,23 @@ def _words(names: Iterable[Any]) -> str:
 _UNREADABLE = (ValueError, RuntimeError, OSError)  # what Zarr and its codecs raise for a chunk that isn't one
 
 
-def _figures(group: zarr.Group) -> list[str]:
-    """The arrays over the grid: what is neither a label nor the ledger."""
+def _figures(group: zarr.Group) -> dict[str, zarr.Array]:
+    """The arrays over the grid by name: what is neither a label nor the ledger."""
     others = {_LEDGER, *str(group.attrs["coordinates"]).split()}
-    return [name for name in group.array_keys() if name not in others]
+    return {name: array for name, array in group.arrays() if name not in others}
 
 
-def _ledger(path: Path, group: zarr.Group) -> np.ndarray:
+def _done(path: Path, ledger: zarr.Array) -> np.ndarray:
     try:
-        return np.asarray(group[_LEDGER][...])
+        return np.asarray(ledger[...])
     except _UNREADABLE as error:
-        file = _chunk(path, group[_LEDGER], (0,) * group[_LEDGER].ndim)
+        file = _chunk(path, ledger, (0,) * ledger.ndim)
         raise StoreError(f"{file} is damaged; run again: all batches are done anew") from error
 
 
-def _chunks(path: Path, group: zarr.Group, tile: tuple[int, ...]) -> Iterable[Path]:
+def _chunks(path: Path, figures: Mapping[str, zarr.Array], tile: tuple[int, ...]) -> Iterable[Path]:
     """The files of one batch, one for each figure."""
-    for name in _figures(group):
-        yield _chunk(path, group[name], tile)
+    return (_chunk(path, array, tile) for array in figures.values())
 
 
 def _chunk(path: Path, array: zarr.Array, tile: tuple[int, ...]) -> Path:
@@ -492,6 +494,13 @@ def _is_whole(chunk: Path) -> bool:
 def _block(array: zarr.Array, tile: tuple[int, ...]) -> tuple[int, ...]:
     """Where a batch lies among the chunks of an array, whose inner dimensions have one each."""
     return tile + (0,) * (array.ndim - len(tile))
+
+
+async def _all(writes: Iterable[Awaitable[None]]) -> None:
+    """Side by side, to their end; the disk, and Python, have then the less to wait for each other."""
+    for failure in await gather(*writes, return_exceptions=True):
+        if failure is not None:
+            raise failure
 
 
 class _Flushed(LocalStore):

@@ -128,7 +128,7 @@ def carried_out(plan: Plan, boxes: Sequence[Box], executor: Executor | None = No
         yield from zip(batches[0], workers.carried_out(plan, batches[0]), strict=True)
         return
     with ThreadPoolExecutor(several, thread_name_prefix="jaxgd") as threads:
-        done = as_finished(batches, lambda some: threads.submit(workers.carried_out, plan, some), ahead=several + 1)
+        done = as_finished(batches, lambda some: threads.submit(workers.carried_out, plan, some), ahead=several)
         for some, figures in done:
             yield from zip(some, figures, strict=True)
 
