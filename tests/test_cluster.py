@@ -67,9 +67,9 @@ def same(a, b):
 def test_a_batch_alone_is_the_batch_within_the_whole(prepared):
     plan = prepared.plan
     assert len(plan.boxes()) == 8
-    for box in plan.boxes()[::5]:
+    for box in plan.boxes()[::3]:
         small, here = alone(plan, box)
-        assert small.lanes == 64 and small.block == plan.block
+        assert small.lanes == 128 and small.block == plan.block
         whole, apart = batch(plan, box), batch(small, here)
         assert whole.keys() == apart.keys()
         for name in whole:
