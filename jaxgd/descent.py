@@ -229,7 +229,7 @@ def _told(cost: Cost, value: Any, grads: PyTree) -> dict[str, Any]:
 
 
 def norm(grads: PyTree) -> Float[Array, ""]:
-    """√Σ g², of multiples of g where squares would overflow or vanish; its gradient at 0 is 0, not NaN."""
+    """√Σ g². Where squares would overflow or vanish, g is scaled first; the gradient at 0 is 0, not NaN."""
     leaves = jax.tree.leaves(grads)
     dtype = jnp.result_type(*leaves)
     if [jnp.size(g) for g in leaves] == [1]:

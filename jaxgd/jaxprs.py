@@ -1,7 +1,7 @@
 """What a jaxpr says of its variables and of its work, and how it is carried out, equation by equation."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -28,8 +28,8 @@ def differing(jaxpr: core.Jaxpr, given: Sequence[bool]) -> set[core.Var]:
     return differs
 
 
-def is_in(differs: Set[core.Var], v: core.Var | core.Literal) -> bool:
-    return isinstance(v, core.Var) and v in differs
+def is_in(some: Container[core.Var], v: core.Var | core.Literal) -> bool:
+    return isinstance(v, core.Var) and v in some
 
 
 def multiplies(jaxpr: core.Jaxpr, given: Sequence[bool]) -> bool:
@@ -163,11 +163,11 @@ def depth(jaxpr: core.Jaxpr, inputs: Iterable[core.Var], outputs: Iterable[core.
     """The longest chain of operations, each of which waits for the one before, from some inputs to some outputs."""
     before: dict[Any, float] = dict.fromkeys(inputs, 0.0)
     for equation in jaxpr.eqns:
-        known = [before[v] for v in equation.invars if is_in(before.keys(), v)]
+        known = [before[v] for v in equation.invars if is_in(before, v)]
         if known:
             inner = [depth(body, body.invars, body.outvars) for body in core.jaxprs_in_params(equation.params)]
             before |= dict.fromkeys(equation.outvars, max(known) + (max(inner) if inner else _chain(equation)))
-    return max((before[v] for v in outputs if is_in(before.keys(), v)), default=0.0)
+    return max((before[v] for v in outputs if is_in(before, v)), default=0.0)
 
 
 def _chain(equation: Any) -> float:

@@ -165,8 +165,12 @@ def _lane_at(plan: plans.Plan, place: tuple[int, ...]) -> Descent:
 
 
 def _opened_at(plan: plans.Plan, place: tuple[int, ...]) -> tuple[Callable[[PyTree], Any], PyTree]:
-    """The cost of a lane, and its start. A lane is made within programs: each operation outside compiles its own."""
-    return lambda params: opened(_lane_at(plan, place))[0](params), jax.jit(lambda: opened(_lane_at(plan, place))[1])()
+    """The cost of a lane, and its start; made within programs, for outside of them each operation is one of its own."""
+
+    def lane():
+        return opened(_lane_at(plan, place))
+
+    return lambda params: lane().cost(params), jax.jit(lambda: lane().params)()
 
 
 def _point(plan: plans.Plan, place: tuple[int, ...]) -> dict[str, Any]:

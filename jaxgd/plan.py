@@ -21,7 +21,7 @@ from jaxgd.descent import Descent, opened, whole
 from jaxgd.outcome import FIGURES
 
 _BATCH_BYTES = 1 << 27  # of params, state, figures and histories that a batch may hold
-_LANE_EPOCHS = 100_000_000  # of a small cost, about a second of one core: what a batch should take
+_LANE_EPOCHS = 100_000_000  # that a batch may take, of a small cost some hundredths of a second of a core
 _MANY, _FEW = 32, 8  # boxes, so that free workers find a next one while slow lanes go on; of a short sweep
 _GRAIN = 1 << 11  # lanes of a box at least: of a few thousand each core is to have some
 _MOMENT = 1 << 31  # operations of a core, some hundredths of a second, beside which handing over a batch is nothing
@@ -131,8 +131,8 @@ class Plan:
         of_a_program = math.prod(-(-dimension.size // size) for dimension, size in pairs if not dimension.static)
         lanes = math.prod(self.chunk)
         if jax.default_backend() == "cpu":
-            busy = int(_MOMENT / (lanes * self.epochs * self._work))
-            return 1 << max(1, min(busy, _NEAR // (lanes * self.lane_bytes), of_a_program // cores())).bit_length() - 1
+            busy, near = int(_MOMENT / (lanes * self.epochs * self._work)), _NEAR // (lanes * self.lane_bytes)
+            return 1 << max(1, min(busy, near, of_a_program // cores())).bit_length() - 1
         return max(1, min(_ON_ACCELERATORS * self._most // lanes, -(-of_a_program // devices)))
 
     def blocks(self, devices: int) -> tuple[int, int]:

@@ -64,7 +64,7 @@ class Folder:
 
     path: Path
     plan: Plan
-    figures: dict[str, zarr.Array]
+    arrays: dict[str, zarr.Array]  # of figures
     ledger: zarr.Array
     done: np.ndarray  # what the ledger holds, batch by batch
     source: Path | None = None  # of a run that was there already: the repository whose commit the manifest notes
@@ -99,7 +99,7 @@ class Folder:
         """Writes the figures of one box; each chunk is on the disk, or isn't there."""
         for chunk in self._chunks(box):
             chunk.unlink(missing_ok=True)  # it may be torn, and Zarr reads what it writes over in part
-        sync(_all(array.async_array.setitem(box, figures[name]) for name, array in self.figures.items()))
+        sync(_side_by_side(array.async_array.setitem(box, figures[name]) for name, array in self.arrays.items()))
 
     def mark(self, box: Box) -> None:
         """Notes in the ledger that a box is on the disk; its directories need not be: what is lost is done again."""
@@ -180,7 +180,7 @@ class Folder:
         return tuple(part.start // size for part, size in zip(box, self.plan.chunk, strict=True))
 
     def _chunks(self, box: Box) -> Iterable[Path]:
-        return _chunks(self.path, self.figures, self._tile(box))
+        return _chunks(self.path, self.arrays, self._tile(box))
 
 
 def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path = Path()) -> Folder:
@@ -248,8 +248,8 @@ def set_aside(path: Path) -> Path | None:
 def _open(path: Path, plan: Plan) -> Folder:
     with _EMPTY_CHUNKS_TOO():
         group = zarr.open_group(_Flushed(path / _RESULTS), mode="r+")
-        figures, ledger = _figures(group), group[_LEDGER]
-    if wrong := [array.chunks for array in figures.values() if array.chunks[: len(plan.chunk)] != plan.chunk]:
+        arrays, ledger = _figures(group), group[_LEDGER]
+    if wrong := [array.chunks for array in arrays.values() if array.chunks[: len(plan.chunk)] != plan.chunk]:
         raise StoreError(
             f"{path} is divided into batches of {_words(wrong[0])} lanes, and here they would be of "
             f"{_words(plan.chunk)}: it was begun on another kind of device; go on there, or begin anew with --fresh"
@@ -258,7 +258,7 @@ def _open(path: Path, plan: Plan) -> Folder:
         done = _done(path, ledger)
     except StoreError:  # all batches are done again
         done = np.zeros(ledger.shape, np.int8)
-    return Folder(path, plan, figures, ledger, done)
+    return Folder(path, plan, arrays, ledger, done)
 
 
 def seen(path: Path, plan: Plan, known_as: str) -> Folder | None:
@@ -272,8 +272,8 @@ def seen(path: Path, plan: Plan, known_as: str) -> Folder | None:
 def finished(path: Path) -> set[tuple[int, ...]]:
     """The batches of a run that are marked and whole, by their place in the grid of batches."""
     group = zarr.open_group(path / _RESULTS, mode="r")
-    figures, marked = _figures(group), map(tuple, np.argwhere(_done(path, group[_LEDGER])).tolist())
-    return {tile for tile in marked if all(map(_is_whole, _chunks(path, figures, tile)))}
+    arrays, marked = _figures(group), map(tuple, np.argwhere(_done(path, group[_LEDGER])).tolist())
+    return {tile for tile in marked if all(map(_is_whole, _chunks(path, arrays, tile)))}
 
 
 def opened_table(path: Path) -> "xarray.Dataset":
@@ -287,9 +287,9 @@ def opened_table(path: Path) -> "xarray.Dataset":
     """
     check_intact(path, _RESULTS)
     group = zarr.open_group(path / _RESULTS, mode="r")
-    figures = _figures(group)
+    arrays = _figures(group)
     for tile in map(tuple, np.argwhere(_done(path, group[_LEDGER]))):
-        for chunk in _chunks(path, figures, tile):
+        for chunk in _chunks(path, arrays, tile):
             if not chunk.is_file():  # Zarr would read it as "not run", silently
                 raise StoreError(f"{chunk} is missing; run again: its batch is done anew")
             if not _is_whole(chunk):
@@ -419,10 +419,8 @@ def _write_array(
         compressors=_CODECS,
     )
     with _EMPTY_CHUNKS_TOO():
-        if values.ndim == 0:
-            array[...] = values
-        for first in range(0, len(values) if values.ndim else 0, _CHUNK):
-            array[first : first + _CHUNK] = values[first : first + _CHUNK]
+        for part in [slice(i, i + _CHUNK) for i in range(0, len(values), _CHUNK)] if values.ndim else [...]:
+            array[part] = values[part]
 
 
 def _list_metadata(path: Path, names: Iterable[Any]) -> None:
@@ -473,9 +471,9 @@ def _done(path: Path, ledger: zarr.Array) -> np.ndarray:
         raise StoreError(f"{file} is damaged; run again: all batches are done anew") from error
 
 
-def _chunks(path: Path, figures: Mapping[str, zarr.Array], tile: tuple[int, ...]) -> Iterable[Path]:
+def _chunks(path: Path, arrays: Mapping[str, zarr.Array], tile: tuple[int, ...]) -> Iterable[Path]:
     """The files of one batch, one for each figure."""
-    return (_chunk(path, array, tile) for array in figures.values())
+    return (_chunk(path, array, tile) for array in arrays.values())
 
 
 def _chunk(path: Path, array: zarr.Array, tile: tuple[int, ...]) -> Path:
@@ -496,8 +494,8 @@ def _block(array: zarr.Array, tile: tuple[int, ...]) -> tuple[int, ...]:
     return tile + (0,) * (array.ndim - len(tile))
 
 
-async def _all(writes: Iterable[Awaitable[None]]) -> None:
-    """Side by side, to their end; the disk, and Python, have then the less to wait for each other."""
+async def _side_by_side(writes: Iterable[Awaitable[None]]) -> None:
+    """All of them, each to its end, before what one raises is raised."""
     for failure in await gather(*writes, return_exceptions=True):
         if failure is not None:
             raise failure

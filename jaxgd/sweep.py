@@ -191,9 +191,10 @@ def as_finished(work: Sequence[Any], submit: Callable[[Any], Future], ahead: int
         submit_more()
         while running:
             done = wait(running, return_when=FIRST_COMPLETED).done
-            finished = [(running.pop(future), future.result()) for future in done]
+            finished = [(running.pop(future), future) for future in done]
             submit_more()  # before the caller looks at what there is: no worker waits for that
-            yield from finished
+            for piece, future in finished:
+                yield piece, future.result()
     finally:
         for future in running:
             future.cancel()
