@@ -231,18 +231,18 @@ def _told(cost: Cost, value: Any, grads: PyTree) -> dict[str, Any]:
 def norm(grads: PyTree) -> Float[Array, ""]:
     """√Σ g². Where squares would overflow or vanish, g is scaled first; the gradient at 0 is 0, not NaN."""
     leaves = jax.tree.leaves(grads)
-    dtype = jnp.result_type(*leaves)
     if [jnp.size(g) for g in leaves] == [1]:
         return jnp.sum(jnp.abs(leaves[0]))
+    dtype = jnp.result_type(*leaves)
     far = 2.0 ** (2 * jnp.finfo(dtype).maxexp // 3)  # a power of two, for then no bit is lost
 
     def squares(scale):
         return sum(jnp.sum(jnp.square(g.astype(dtype) * scale)) for g in leaves)
 
     plain = squares(1)
-    scale, back = (
-        jnp.where(plain > far, up, jnp.where(plain < 1 / far, down, 1)) for up, down in ((1 / far, far), (far, 1 / far))
-    )
+    large, small = plain > far, plain < 1 / far
+    scale = jnp.where(large, 1 / far, jnp.where(small, far, 1))
+    back = jnp.where(large, far, jnp.where(small, 1 / far, 1))
     total = squares(scale)
     return back * jnp.where(total == 0, 0, jnp.sqrt(jnp.where(total == 0, 1, total)))
 

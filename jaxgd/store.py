@@ -25,7 +25,6 @@ import warnings
 from asyncio import gather, to_thread
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +52,6 @@ _TAKEN = (".", "..", "zarr.json", _LEDGER)
 _LONGEST = 200  # bytes of an array's name
 _CHUNK = 1 << 18  # numbers along one dimension of what labels or is derived from lanes
 _CODECS = (ZstdCodec(level=3), Crc32cCodec())  # a checksum on every chunk: Zstandard alone can return wrong numbers
-
-
-_EMPTY_CHUNKS_TOO = partial(zarr.config.set, {"array.write_empty_chunks": True})  # a chunk of nothing but fill counts
 
 
 @dataclass(frozen=True)
@@ -246,7 +242,7 @@ def set_aside(path: Path) -> Path | None:
 
 
 def _open(path: Path, plan: Plan) -> Folder:
-    with _EMPTY_CHUNKS_TOO():
+    with zarr.config.set({"array.write_empty_chunks": True}):  # a chunk of nothing but fill counts
         group = zarr.open_group(_Flushed(path / _RESULTS), mode="r+")
         arrays, ledger = _figures(group), group[_LEDGER]
     if wrong := [array.chunks for array in arrays.values() if array.chunks[: len(plan.chunk)] != plan.chunk]:
@@ -418,9 +414,9 @@ def _write_array(
         attributes=attributes,
         compressors=_CODECS,
     )
-    with _EMPTY_CHUNKS_TOO():
-        for part in [slice(i, i + _CHUNK) for i in range(0, len(values), _CHUNK)] if values.ndim else [...]:
-            array[part] = values[part]
+    parts = [slice(first, first + _CHUNK) for first in range(0, len(values), _CHUNK)] if values.ndim else [()]
+    for part in parts:
+        array[part] = values[part]
 
 
 def _list_metadata(path: Path, names: Iterable[Any]) -> None:
