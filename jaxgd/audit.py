@@ -31,7 +31,7 @@ class Seen(NamedTuple):
     clock: Int[Array, " lane"]
 
 
-class _Ends(NamedTuple):
+class Ends(NamedTuple):
     """What the two ends of a window are."""
 
     start_gradient_norm: Float[Array, " lane"]  # NaN where lanes are judged by their cost alone
@@ -189,10 +189,10 @@ def figures(
     """
     watch, ends = _last_look(one, watch, start, end, shared, is_each)
     counts = (end.epochs, best_epoch, start.best_cost, end.best_cost, decided, made)
-    return one.over_lanes(functools.partial(_figures, limits), [True] * 8, as_one=True)(watch, ends, *counts)
+    return one.over_lanes(functools.partial(figures_of, limits), [True] * 8, as_one=True)(watch, ends, *counts)
 
 
-def _last_look(one: Explicit, watch: Watch, start: Lanes, end: Lanes, shared: Leaves, is_each) -> tuple[Watch, _Ends]:
+def _last_look(one: Explicit, watch: Watch, start: Lanes, end: Lanes, shared: Leaves, is_each) -> tuple[Watch, Ends]:
     """The watch, once it has seen where the lanes have come to; and the window's ends."""
     norms = one.over_lanes(norm, (True,))
     cost, grads = evaluated(one, end, shared, is_each)
@@ -202,11 +202,11 @@ def _last_look(one: Explicit, watch: Watch, start: Lanes, end: Lanes, shared: Le
     once = one.over_lanes(is_finite, (True, True))(watch.params, cost)
     cost, gradient_norm = (jnp.where(once, a, jnp.nan) for a in (cost, norms(grads)))
     first = jnp.full_like(cost, jnp.nan) if one.has_batches else norms(evaluated(one, start, shared, is_each)[1])
-    return watch, _Ends(first, finite, cost, gradient_norm)
+    return watch, Ends(first, finite, cost, gradient_norm)
 
 
-def _figures(
-    limits: Limits, watch: Watch, ends: _Ends, epochs, best_epoch, low_before, low_after, decided, made
+def figures_of(
+    limits: Limits, watch: Watch, ends: Ends, epochs, best_epoch, low_before, low_after, decided, made
 ) -> dict[str, Any]:
     """The figures of a lane that has ended, from its last window.
 

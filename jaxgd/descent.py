@@ -1,5 +1,6 @@
 """One descent: a gradient from `jax.grad`, a jitted step, a scan over epochs."""
 
+import functools
 import inspect
 import operator
 from collections.abc import Callable, Mapping
@@ -122,7 +123,6 @@ def descend(
         )
     )
 
-    @jax.jit
     def path(params):
         def record(params, value, grads):
             return params, value, norm(grads), one.metrics(params)
@@ -132,10 +132,10 @@ def descend(
             return tuple(moved), record(carry[0], value, grads)
 
         (last, _), records = jax.lax.scan(epoch, (params, one.init(params)), length=epochs)
-        end = record(last, *jax.value_and_grad(one.cost)(last))
+        end = record(last, *one.evaluate(last))
         return jax.tree.map(lambda many, one: jnp.append(many, one[None], axis=0), records, end)
 
-    return History(jnp.arange(epochs + 1), *path(one.params))
+    return History(jnp.arange(epochs + 1), *jax.jit(path)(one.params))
 
 
 class Opened(NamedTuple):
@@ -148,6 +148,8 @@ class Opened(NamedTuple):
     metrics: Callable[[PyTree], dict[str, Num[Array, "..."]]]
     has_data: bool = False
     has_batches: bool = False  # several: grads are those of the whole data, which no update has followed
+    evaluate: Callable[[PyTree], tuple[Any, PyTree]] | None = None  # params → (cost, grads); the first part of a step
+    advance: Callable[..., tuple[PyTree, PyTree]] | None = None  # (params, state, cost, grads) → next params and state
 
 
 def opened(descent: Descent) -> Opened:
@@ -170,53 +172,67 @@ def opened(descent: Descent) -> Opened:
     _check_call(descent.cost, data)
 
     at_least = jnp.result_type(jnp.float32, *jax.tree.leaves(params))  # what the cost is watched in
-
-    def cost_on(*batch):
-        def cost(moving):
-            value = jnp.asarray(descent.cost(restored(moving), *batch))
-            return value.astype(jnp.promote_types(value.dtype, at_least))
-
-        return cost
-
     everything = () if data is None else (data.data,)
-    _check_cost(lambda moving: descent.cost(restored(moving), *everything), params)
-    cost = cost_on(*everything)
+    traced = _traced_cost(lambda moving: descent.cost(restored(moving), *everything), params)
+
+    def watched(value):
+        return value.astype(jnp.promote_types(value.dtype, at_least))
+
+    def cost(moving):
+        return watched(traced(moving))
+
+    def cost_on(batch):
+        return lambda moving: watched(jnp.asarray(descent.cost(restored(moving), batch)))
+
     optimizer = optax.with_extra_args_support(descent.optimizer)
-    _check_optimizer(cost, params, optimizer)
+    update, init = update_of(cost, optimizer), optimizer.init
+    has_batches = data is not None and data.several
+    if has_batches:
+        update, init = _over_batches(cost_on, data, optimizer), lambda params: (optimizer.init(params), jnp.int32(0))
+    evaluate = functools.partial(_value_and_grad, cost)
+
+    def step(params, state):
+        value, grads = evaluate(params)
+        return value, grads, *update(params, state, value, grads)
+
     metrics = _metrics_of(descent.metrics, restored)
-    if data is None or not data.several:
-        return Opened(cost, params, optimizer.init, step_of(cost, optimizer), metrics, data is not None)
-    return Opened(cost, params, *_epochs_of(cost_on, data, optimizer), metrics, True, True)
+    return Opened(cost, params, init, step, metrics, data is not None, has_batches, evaluate, update)
 
 
-def _epochs_of(cost_on: Callable[..., Cost], data: Batches, optimizer: optax.GradientTransformationExtraArgs):
-    """init and step of `Opened`, where an epoch is a pass over several batches."""
+def _over_batches(cost_on: Callable[..., Cost], data: Batches, optimizer: optax.GradientTransformationExtraArgs):
+    """`advance` of `Opened`, where an epoch is a pass over several batches."""
 
-    def init(params):
-        return optimizer.init(params), jnp.int32(0)
+    def update(params, state, value, grads):
+        del value, grads  # of the whole data
 
-    def step(params, state):
-        def update(moving, rows):
-            _, _, *moved = step_of(cost_on(data.batch(rows)), optimizer)(*moving)
-            return tuple(moved), None
+        def one(moving, rows):
+            cost = cost_on(data.batch(rows))
+            return update_of(cost, optimizer)(*moving, *_value_and_grad(cost, moving[0])), None
 
-        state, epoch = state
-        value, grads = jax.value_and_grad(cost_on(data.data))(params)
-        moved, _ = jax.lax.scan(update, (params, state), data.order(epoch))
-        return value, grads, moved[0], (moved[1], epoch + 1)
+        inner, epoch = state
+        (params, inner), _ = jax.lax.scan(one, (params, inner), data.order(epoch))
+        return params, (inner, epoch + 1)
 
-    return init, step
+    return update
 
 
-def step_of(cost: Cost, optimizer: optax.GradientTransformationExtraArgs) -> Step:
-    """(params, state) → (cost and grads at params, the next params, the next state)."""
+def _value_and_grad(cost: Cost, params: PyTree) -> tuple[Any, PyTree]:
+    try:
+        return jax.value_and_grad(cost)(params)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise TypeError(f"cost cannot be differentiated by JAX: {_first_line(error)}") from error
 
-    def step(params, state):
-        value, grads = jax.value_and_grad(cost)(params)
-        updates, state = optimizer.update(grads, state, params, **_told(cost, value, grads))
-        return value, grads, optax.apply_updates(params, updates), state
 
-    return step
+def update_of(cost: Cost, optimizer: optax.GradientTransformationExtraArgs):
+    """(params, state, cost, grads) → (the next params, the next state); both as they were in structure and shape."""
+
+    def update(params, state, value, grads):
+        updates, after = optimizer.update(grads, state, params, **_told(cost, value, grads))
+        moved = optax.apply_updates(params, updates)
+        _check_update({"params": params, "state": state}, {"params": moved, "state": after})
+        return moved, after
+
+    return update
 
 
 def _told(cost: Cost, value: Any, grads: PyTree) -> dict[str, Any]:
@@ -321,7 +337,8 @@ def _check_call(cost: Callable, data: Batches | None) -> None:
         raise TypeError(f"cost is called {called}; it takes {signature}: {error}") from None
 
 
-def _check_cost(cost: Cost, params: PyTree) -> None:
+def _traced_cost(cost: Cost, params: PyTree) -> Cost:
+    """The cost, checked, as a function that calls the user's no more."""
     kind = None
 
     def noted(params):
@@ -351,10 +368,7 @@ def _check_cost(cost: Cost, params: PyTree) -> None:
         )
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(f"cost returns {value.dtype}; it must return a real (floating-point) number")
-    try:
-        jax.eval_shape(jax.grad(cost), params)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise TypeError(f"cost cannot be differentiated by JAX: {_first_line(error)}") from error
+    return lambda moving: jax.core.eval_jaxpr(program.jaxpr, program.consts, *jax.tree.leaves(moving))[0]
 
 
 def _keeps_state(cost: Cost, params: PyTree, constants: list[Any]) -> bool:
@@ -372,14 +386,12 @@ _KEEPS_STATE = (
 )
 
 
-def _check_optimizer(cost: Cost, params: PyTree, optimizer: optax.GradientTransformationExtraArgs) -> None:
-    def update(params, grads):
-        state = optimizer.init(params)
-        updates, after = optimizer.update(grads, state, params, **_told(cost, cost(params), grads))
-        return {"params": params, "state": state}, {"params": optax.apply_updates(params, updates), "state": after}
-
-    before, after = map(jax.tree_util.tree_leaves_with_path, jax.eval_shape(update, params, params))
-    for (path, old), (_, new) in zip(before, after, strict=True):
+def _check_update(before: PyTree, after: PyTree) -> None:
+    """Refuses an update that changes the structure, a shape or a dtype of what the next one takes."""
+    if jax.tree.structure(before) != jax.tree.structure(after):
+        raise TypeError("the optimizer's update returns a state of another structure than its init")
+    for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
+        old, new = jax.typeof(old), jax.typeof(new)
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             raise TypeError(

@@ -22,11 +22,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxgd import one_by_one
 from jaxgd.audit import Seen, audited, epoch_of_low, figures, unseen, updates_made, watched
-from jaxgd.descent import Descent, norm
+from jaxgd.descent import norm
 from jaxgd.lanes import Begin, Lanes, Last, Limits, costs_of, length_of, over_segment, segment_end, within
 from jaxgd.outcome import NEVER, choose, judgement
 from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
+from jaxgd.trace import Trace
 
 _CACHE_BYTES = 1 << 17  # of params, grads and state that a block may hold and still live in a core's L2
 FEWEST, _MOST = 64, 4096  # lanes per block: never less than full vectors, never more than retirement likes
@@ -63,7 +65,7 @@ def _power_of_two(lanes: int, most: int) -> int:
 
 
 def program(
-    lane: Callable[..., Descent],
+    traced: Trace,
     arguments: PyTree,
     limits: Limits,
     *,
@@ -74,7 +76,7 @@ def program(
     """The program (arguments [blocks · block, ...], lanes in use, limits) → figures of every lane.
 
     Args:
-      lane: one descent as a pure function of keyword arguments.
+      traced: one descent.
       arguments: what varies, as shapes and dtypes of one lane.
       limits: such as it will run with; their shapes and dtypes count.
       block, blocks: lanes per block, and blocks per batch.
@@ -83,17 +85,33 @@ def program(
     shape = jax.ShapeDtypeStruct
     many = jax.tree.map(lambda a: shape((blocks * block, *a.shape), a.dtype), arguments)
     limits = jax.tree.map(lambda a: shape(np.shape(a), a.dtype), limits)
-    one = explicit(lane, arguments, device.platform)
-    function, sizes = functools.partial(_batch, one, block, blocks), (block, blocks, limits, device)
+
+    @functools.cache
+    def one() -> Explicit:  # of no program that is known already
+        return explicit(traced, device.platform)
+
+    def batch(constants, *inputs):
+        if traced.calls_back:
+            return one_by_one.batch_of(traced)(block * blocks, constants, *inputs)
+        return _batch(one(), block, blocks, constants, *inputs)
+
     made = compiled(
-        function,
-        ([shape(a.shape, a.dtype) for a in one.constants], many, shape((), jnp.int32), limits),
+        batch,
+        ([shape(a.shape, a.dtype) for a in traced.begin.consts], many, shape((), jnp.int32), limits),
         device,
-        name="\n".join([*map(str, sizes), one.text]),
-        in_a_graph=one.of_numbers,
+        name="" if traced.text is None else "\n".join([*map(str, (block, blocks, limits, device, many)), traced.text]),
+        in_a_graph=lambda: one().of_numbers,
     )
-    constants = jax.device_put(one.constants, device)
-    return Program(lambda *inputs: made.run(constants, *inputs), made.calls_back)
+    constants = jax.device_put(traced.begin.consts, device)
+
+    def run(*inputs):
+        figures = made.run(constants, *inputs)
+        if made.calls_back:
+            jax.effects_barrier()  # what was printed is there when the sweep returns
+        metrics = dict(zip(sorted(traced.measures), figures["metrics"], strict=True))
+        return figures | {"params": traced.params.unflatten(figures["params"]), "metrics": metrics}
+
+    return Program(run, made.calls_back)
 
 
 class _Round(NamedTuple):

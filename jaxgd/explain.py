@@ -1,6 +1,6 @@
 """Why a lane of a run did what it did: the lane followed once more, and what there is to compare it with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,13 @@ from jaxgd import lane as lanes
 from jaxgd import plan as plans
 from jaxgd import run as runs
 from jaxgd import store
-from jaxgd.descent import Descent, norm, opened
+from jaxgd.descent import norm
 from jaxgd.limits import sharpness_at
 from jaxgd.nearest import nearest
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, OUTCOMES, TRAPPED, dot, named
 from jaxgd.stability import known_limit, known_rule, sharpness
 from jaxgd.table import REPLICATES, best, epochs_missing
+from jaxgd.trace import Trace
 
 if TYPE_CHECKING:
     import xarray
@@ -143,13 +144,13 @@ def followed(plan: plans.Plan, index: Index, epochs: int) -> Course:
     static = next(iter(plans.by_program(plan, [index])))
     point = jax.tree.map(lambda values: values[0], plans.points(plan, [index]))
     with jax.enable_x64(plan.x64), plans.plain_words():
-        course = jax.jit(partial(_course, plans.bound(plan, static)))(looks, point)
+        course = jax.jit(partial(_course, plan.trace(static)))(looks, point)
         course = jax.tree.map(np.asarray, course)
     return course._replace(crossings=int(course.crossings), lowest_curvature=float(course.lowest_curvature))
 
 
-def _course(lane: Callable[..., Descent], looks: Int[Array, " look"], point: dict[str, Any]) -> Course:
-    cost, start, init, step, *_ = opened(lane(**point))
+def _course(lane: Trace, looks: Int[Array, " look"], point: dict[str, Any]) -> Course:
+    cost, start, init, step, *_ = lane.opened(point)
     flat, as_params = ravel_pytree(start)
 
     def moved(_, carry):

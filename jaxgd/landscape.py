@@ -10,7 +10,6 @@ from jaxtyping import Float, PyTree
 
 from jaxgd import jaxprs
 from jaxgd import plan as plans
-from jaxgd.descent import Descent, opened
 from jaxgd.outcome import DIVERGED, named
 from jaxgd.table import ranking
 
@@ -145,13 +144,7 @@ def param_names(params: PyTree) -> list[str]:
 
 def calls_back(plan: plans.Plan) -> bool:
     """Whether the cost calls Python while it runs, to print, say."""
-
-    def at_start():
-        cost, params, *_ = opened(_lane_at(plan, (0,) * len(plan.dimensions)))
-        return cost(params)
-
-    with jax.enable_x64(plan.x64), plans.plain_words():
-        return jaxprs.calls_back(jax.make_jaxpr(at_start)().jaxpr)
+    return jaxprs.calls_back(plan.trace().cost)
 
 
 def _best_place(plan: plans.Plan, results: "xarray.Dataset") -> tuple[int, ...]:
@@ -160,15 +153,11 @@ def _best_place(plan: plans.Plan, results: "xarray.Dataset") -> tuple[int, ...]:
     return tuple(best.get(dimension.name, 0) for dimension in plan.dimensions)
 
 
-def _lane_at(plan: plans.Plan, place: tuple[int, ...]) -> Descent:
-    return plans.bound(plan, place)(**_point(plan, place))
-
-
 def _opened_at(plan: plans.Plan, place: tuple[int, ...]) -> tuple[Callable[[PyTree], Any], PyTree]:
     """The cost of a lane, and its start; made within programs, for outside of them each operation is one of its own."""
 
     def lane():
-        return opened(_lane_at(plan, place))
+        return plan.trace(place).opened(_point(plan, place))
 
     return lambda params: lane().cost(params), jax.jit(lambda: lane().params)()
 
@@ -191,7 +180,7 @@ def _where_costs_differ(plan: plans.Plan, place: tuple[int, ...], params: PyTree
         static = tuple(i if d.static else 0 for d, i in zip(plan.dimensions, place, strict=True))
 
         def one(numbers, point):
-            return opened(plans.bound(plan, static)(**point))[0](back(numbers))
+            return plan.trace(static).opened(point).cost(back(numbers))
 
         program = programs.setdefault(static, jax.jit(jax.vmap(one, (0, None))))
         return np.asarray(program(probes, _point(plan, place)))

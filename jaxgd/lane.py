@@ -54,7 +54,6 @@ def planned(config: Config, where: str, folder: Path) -> plans.Plan:
             budget.check_config(config)
             with _heard():
                 plan = _plan(config, folder)
-                plans.fingerprint(plan)  # traces the start and the first step of every program, as the run will
             budget.check_plan(plan)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error.__cause__

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxgd import plan as plans
 from jaxgd.descent import Descent, Metrics, whole
 from jaxgd.outcome import DIVERGED, OSCILLATING, OUTCOMES, PENDING
-from jaxgd.sweep import sweep
+from jaxgd.sweep import in_memory
 from jaxgd.table import METRICS, REPLICATES, is_accuracy, merits
 
 if TYPE_CHECKING:
@@ -132,12 +132,13 @@ def find_learning_rate(
         return Descent(cost, params, optimizer(learning_rate), **shared)
 
     rates = np.geomspace(low, high, points)
-    coarse = sweep(lane, {"learning_rate": rates}, epochs=epochs, target=target, minimum=minimum)
+    plan = plans.planned(lane, {"learning_rate": rates}, epochs=epochs, target=target, minimum=minimum)
+    coarse = in_memory(plan)
     by = by or ("target_epoch" if np.isfinite(coarse["target_epoch"]).any() else "final_cost")
     finer = _finer(best_rates(coarse, by=by, factor=factor), rates)
     table = coarse
     if finer.size:
-        fine = sweep(lane, {"learning_rate": finer}, epochs=epochs, target=target, minimum=minimum)
+        fine = in_memory(plans.over(plan, {"learning_rate": finer}))  # of the same trace
         table = xarray.concat([coarse, fine], "learning_rate", data_vars="all", combine_attrs="override")
         table = table.drop_duplicates("learning_rate").sortby("learning_rate")
     answer = best_rates(table, by=by, factor=factor)
@@ -280,10 +281,11 @@ def critical_learning_rate(
         """Values from low to high, those after which the outcome changes, and whether the first is stable."""
         space = np.geomspace if 0 < 2 * low < high else np.linspace  # the latter misses no number in a narrow gap
         values = np.sort(np.clip(space(low, high, _SECTION, dtype=np.float64).astype(real), low, high))
-        is_stable = stable(sweep(lane, {name: values}, epochs=epochs))
+        is_stable = stable(in_memory(plans.over(plan, {name: values})))
         return values, np.flatnonzero(np.diff(is_stable)), is_stable[0]
 
     low, high = real(low), real(high)
+    plan = plans.planned(lane, {name: np.array([low, high])}, epochs=epochs)
     alike = np.sqrt(np.finfo(real).eps)  # values so near, relatively, that their outcomes may alternate at one edge
     while True:
         values, changes, first_is_stable = section(low, high)

@@ -1,6 +1,5 @@
 """The known limits of a run: where theory ends its learning rates, at the minimum that its lanes settled in."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,9 +12,10 @@ from jaxtyping import Array, Float
 from jaxgd import config as cfg
 from jaxgd import plan as plans
 from jaxgd.config import Config
-from jaxgd.descent import Descent, norm, opened
+from jaxgd.descent import norm
 from jaxgd.outcome import CONVERGED, TRAPPED, named
 from jaxgd.stability import FORMULAS, known_limit, known_rule, sharpness
+from jaxgd.trace import Trace
 
 if TYPE_CHECKING:
     import xarray
@@ -125,7 +125,7 @@ def _sharpness(config: Config, plan: plans.Plan, table: "xarray.Dataset") -> "xa
     lanes = np.moveaxis(np.arange(plan.lanes).reshape(plan.shape), apart, range(len(apart)))
     found = np.full(shape, np.nan).ravel()
     row, lane, places = _settled(plan, table, lanes.reshape(len(found), -1))
-    if len(row) and places.size <= _MOST_NUMBERS:
+    if len(row) and places.size <= _MOST_NUMBERS and not plan.trace().calls_back:
         costs = [i for i, these in enumerate(along) if these & {"cost", "seed"}]
         np.fmin.at(found, row, sharpness_at(plan, lane, places, costs))
     return xarray.DataArray(found.reshape(shape), dims=[plan.dimensions[i].name for i in apart])
@@ -155,19 +155,19 @@ def sharpness_at(plan: plans.Plan, lanes: np.ndarray, places: np.ndarray, costs:
     few, found = list(map(tuple, indices[first].tolist())), np.full(len(first), np.nan)
     with jax.enable_x64(plan.x64), plans.plain_words():
         for static, some in plans.by_program(plan, few).items():
-            program = jax.jit(jax.vmap(partial(curvature, plans.bound(plan, static))))
+            program = jax.jit(jax.vmap(partial(curvature, plan.trace(static))))
             found[some] = program(places[first[some]], plans.points(plan, [few[i] for i in some]))
     return found[again.ravel()]
 
 
-def curvature(lane: Callable[..., Descent], place: Float[Array, " params"], point: dict[str, Any]) -> Float[Array, ""]:
+def curvature(lane: Trace, place: Float[Array, " params"], point: dict[str, Any]) -> Float[Array, ""]:
     """λ of a lane's cost at a place; NaN if that is no smooth minimum, where the slope is small and grows as Hv, or if
     each batch is another cost.
 
     How it grows is looked at over a distance at which rounding is small, and no shorter than that at
     which the minimum may yet lie: along one random direction, for a kink shows along almost every one.
     """
-    one = opened(lane(**point))
+    one = lane.opened(point)
     if one.has_batches:  # each step descends another cost
         return jnp.full((), jnp.nan)
     cost = one.cost

@@ -1,7 +1,6 @@
 """Paths: chosen lanes of a sweep again, record by record, and the surface that they lie on."""
 
 import warnings
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,10 @@ from jaxtyping import Float
 
 from jaxgd import landscape, store, table
 from jaxgd import plan as plans
-from jaxgd.descent import Descent, History, norm, opened
+from jaxgd.descent import History, norm
 from jaxgd.outcome import choose, named
 from jaxgd.program import compiled
+from jaxgd.trace import Trace
 
 if TYPE_CHECKING:
     import xarray
@@ -116,10 +116,15 @@ def _replayed(
     plane: landscape.Plane | None,
 ) -> dict[str, np.ndarray]:
     """Records [lane, record] by name of the lanes of one program, a block of them side by side."""
-    size = min(len(lanes), plan.block)
+    trace = plan.trace(static)
+    size = 1 if trace.calls_back else min(len(lanes), plan.block)
     with jax.enable_x64(plan.x64), plans.plain_words():
-        recorded = partial(_recorded, plans.bound(plan, static), epochs)
-        many = jax.vmap(recorded, (0, 0, None))
+        recorded = partial(_recorded, trace, epochs)
+
+        def one_by_one(ended, point, onto):  # a branch that is not taken calls nothing, unless it is vmapped
+            return jax.tree.map(lambda a: a[None], recorded(ended[0], jax.tree.map(lambda a: a[0], point), onto))
+
+        many = one_by_one if trace.calls_back else jax.vmap(recorded, (0, 0, None))
         blocks = [np.minimum(first + np.arange(size), len(lanes) - 1) for first in range(0, len(lanes), size)]
         given = [(ended[block], plans.points(plan, [lanes[i] for i in block]), plane and plane[:2]) for block in blocks]
         program = compiled(many, given[0], jax.local_devices()[0], alone=True)  # padded: one does for all blocks
@@ -133,25 +138,33 @@ def _replayed(
     }
 
 
-def _recorded(
-    lane: Callable[..., Descent], epochs: np.ndarray, ended: Any, point: dict[str, Any], onto: Any
-) -> History:
+def _recorded(lane: Trace, epochs: np.ndarray, ended: Any, point: dict[str, Any], onto: Any) -> History:
     """One lane as it is at `epochs`; what lies between them is not kept. Once it has ended, it stands at its start.
 
     Of its params are kept where they lie in the plane with origin and directions `onto`, if one is given.
     """
-    one = opened(lane(**point))
+    one = lane.opened(point)
     start = (one.params, one.init(one.params))
 
-    def moved(now, carry):
-        return choose(now < ended, one.step(*carry)[2:], start)  # a finite place: a NaN makes line searches run long
+    def stepped(now, carry):
+        if lane.calls_back:
+            params, state = carry
+            nothing = jnp.full_like(jax.eval_shape(one.cost, params), jnp.nan), jax.tree.map(jnp.zeros_like, params)
+            value, grads = jax.lax.cond(now <= ended, lambda: one.evaluate(params), lambda: nothing)
+            return (
+                value,
+                grads,
+                jax.lax.cond(now < ended, lambda: one.advance(params, state, value, grads), lambda: carry),
+            )
+        value, grads, *after = one.step(*carry)
+        return value, grads, choose(now < ended, tuple(after), start)  # a finite place: a NaN makes line searches long
 
     def record(carry, span):
         now, following = span
-        value, grads, *after = one.step(*carry)
+        value, grads, after = stepped(now, carry)
         where = carry[0] if onto is None else jnp.asarray(onto[1]) @ (ravel_pytree(carry[0])[0] - onto[0])
         seen = History(now, where, value, norm(grads), one.metrics(carry[0]))
-        return jax.lax.fori_loop(now + 1, following, moved, choose(now < ended, tuple(after), start)), seen
+        return jax.lax.fori_loop(now + 1, following, lambda now, carry: stepped(now, carry)[2], after), seen
 
     spans = (jnp.asarray(epochs), jnp.asarray(np.append(epochs[1:], epochs[-1])))
     return jax.lax.scan(record, start, spans)[1]

@@ -5,8 +5,6 @@ import inspect
 import itertools
 import math
 import os
-import uuid
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,9 +14,11 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxgd import engine, program
-from jaxgd.descent import Descent, opened, whole
+from jaxgd import engine
+from jaxgd.descent import Descent, whole
+from jaxgd.identity import digest
 from jaxgd.outcome import FIGURES
+from jaxgd.trace import Trace, check_untraced, trace_lane
 
 _BATCH_BYTES = 1 << 27  # of params, state, figures and histories that a batch may hold
 _LANE_EPOCHS = 100_000_000  # that a batch may take, of a small cost some hundredths of a second of a core
@@ -85,6 +85,20 @@ class Plan:
     keep_params: bool = True
     select: str = "final_cost"  # what the best setting is chosen by
     x64: bool = field(default_factory=lambda: jax.config.jax_enable_x64)
+    traces: Mapping[tuple[int, ...], Trace] = field(default_factory=dict, compare=False)  # by indices as of `statics`
+    expected: str = ""  # of a plan that goes to another process: what its lane computes here
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without traces, which belong to one process."""
+        return {name: value for name, value in vars(self).items() if name != "traces"}
+
+    def __setstate__(self, known: dict[str, Any]) -> None:
+        vars(self).update(known, traces={})
+
+    def trace(self, index: tuple[int, ...] | None = None) -> Trace:
+        """The lanes that share one program, by any of their indices; by default the first."""
+        static = tuple(i if d.static else 0 for d, i in zip(self.dimensions, index or (), strict=False))
+        return self.traces[static or (0,) * len(self.dimensions)]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -97,7 +111,7 @@ class Plan:
     @cached_property
     def outline(self) -> dict[str, PyTree]:
         """Shapes and dtypes of one lane's params, state and metrics."""
-        return outline(self, (0,) * len(self.dimensions))
+        return self.trace().outline
 
     @cached_property
     def block(self) -> int:
@@ -153,47 +167,17 @@ class Plan:
     @property
     def _work(self) -> float:
         """Operations of one step of a lane."""
-
-        def found():
-            with jax.enable_x64(self.x64), plain_words():
-                return program.work_of(bound(self, (0,) * len(self.dimensions)), arguments(self))
-
-        return _remembered(self, "work", found)
+        return self.trace().work
 
     @property
     def _most(self) -> int:
         """Lanes that a batch may have on a core, however many there are."""
         return min(_BATCH_BYTES // self.lane_bytes, _LANE_EPOCHS // self.epochs)
 
-    @cached_property
-    def key(self) -> str:
-        """Names the sweep's programs wherever the plan goes."""
-        kind = (*self.blocks(devices=1), len(self.records))
-        return _remembered(self, ("key", *kind), lambda: uuid.uuid4().hex)
-
     def boxes(self) -> list[Box]:
         """The grid, divided into batches."""
         steps = [[slice(i, min(i + c, n)) for i in range(0, n, c)] for n, c in zip(self.shape, self.chunk, strict=True)]
         return list(itertools.product(*steps))
-
-
-_memory: weakref.WeakKeyDictionary[Callable, dict[Any, Any]] = weakref.WeakKeyDictionary()
-
-
-def _remembered(plan: Plan, what: Any, find: Callable[[], Any]) -> Any:
-    """What `find` found out about a plan's lane over such axes: it is traced once, as `jax.jit` traces a function."""
-    leaves, tree = jax.tree.flatten(arguments(plan))
-    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    axes = [values for dimension in plan.dimensions for values in dimension.axes.values()]
-    static = tuple((type(v), v) for values in axes if isinstance(values, Each) for v in values.values)
-    try:
-        known, key = _memory.setdefault(plan.lane, {}), (what, static, tree, shapes, plan.x64)
-        hash(key)
-    except TypeError:  # values that can't be hashed are not remembered
-        return find()
-    if key not in known:
-        known[key] = find()
-    return known[key]
 
 
 def planned(
@@ -221,6 +205,7 @@ def planned(
       keep_params: whether the result holds the final params.
       select: the figure or metric by which the best setting is chosen, by default as `table.best` says.
     """
+    check_untraced()
     epochs = whole("epochs", epochs, least=1)
     records = ()
     if history is not None:
@@ -242,6 +227,7 @@ def planned(
         keep_params,
         select or selected(target),
     )
+    plan = replace(plan, traces={static: _trace(plan, static) for static in statics(plan)})
     _check_metrics(plan)
     _check_shapes(plan)
     return plan
@@ -252,18 +238,20 @@ def selected(target: float | None) -> str:
     return "final_cost" if target is None else "target_epoch"
 
 
+def over(plan: Plan, axes: Mapping[str, Any]) -> Plan:
+    """The same lane over other values of its one axis; they are of the same shapes and dtypes."""
+    return replace(plan, dimensions=_dimensions(axes, ()))
+
+
 def fingerprint(plan: Plan) -> str:
     """Whatever changes the numbers of a sweep, as text: its programs, their constants, its axes."""
     parts = [repr((plan.shape, plan.epochs, plan.target, plan.ceiling, plan.records, plan.x64))]
     parts += [repr((plan.minimum, plan.tolerance)), repr(np.asarray(plan.minima).tolist())]
     for dimension in plan.dimensions:
         for name, values in dimension.axes.items():
-            kept = values.values if isinstance(values, Each) else jax.tree.map(program.digest, values)
+            kept = values.values if isinstance(values, Each) else jax.tree.map(digest, values)
             parts.append(f"{name}: {kept}")
-    with jax.enable_x64(plan.x64):
-        for static in statics(plan):
-            parts.append(program.text_of(bound(plan, static), arguments(plan)))
-    return "\n".join(parts)
+    return "\n".join([*parts, *(plan.traces[static].identity for static in statics(plan))])
 
 
 def parameters(lane: Callable) -> dict[str, inspect.Parameter]:
@@ -307,7 +295,7 @@ def _check_shapes(plan: Plan) -> None:
     if not others:
         return
     for static, what in itertools.product(others, ("params", "metrics")):
-        if outline(plan, static)[what] != plan.outline[what]:
+        if plan.trace(static).outline[what] != plan.outline[what]:
             here = zip(plan.dimensions, static, strict=True)
             values = [f"{n} = {d.at(n, i)!r}" for d, i in here for n in d.axes if d.is_each(n)]
             raise ValueError(
@@ -380,7 +368,17 @@ def statics(plan: Plan) -> list[tuple[int, ...]]:
     return list(itertools.product(*(range(d.size) if d.static else (0,) for d in plan.dimensions)))
 
 
-def bound(plan: Plan, index: tuple[int, ...]) -> Callable[..., Descent]:
+def _trace(plan: Plan, index: tuple[int, ...]) -> Trace:
+    """The lanes at `index` along the static dimensions.
+
+    Raises:
+      TypeError, ValueError: what `Descent`, its cost or its optimizer refuse.
+    """
+    with jax.enable_x64(plan.x64), plain_words():
+        return trace_lane(_bound(plan, index), arguments(plan))
+
+
+def _bound(plan: Plan, index: tuple[int, ...]) -> Callable[..., Descent]:
     """The lane with its untraceable arguments filled in."""
     fixed = {
         name: values.values[i]
@@ -412,11 +410,39 @@ def alone(plan: Plan, box: Box) -> tuple[Plan, Box]:
         for dimension, along in zip(plan.dimensions, box, strict=True)
     )
     absent = None if plan.absent is None else plan.absent[box[: plan.absent.ndim]]
-    small = replace(plan, dimensions=dimensions, labels={}, absent=absent)
-    program = [along.start for dimension, along in zip(plan.dimensions, box, strict=True) if dimension.static]
-    known = {name: getattr(plan, name) for name in ("outline", "block", "chunk")}
-    vars(small).update(known, key=f"{plan.key} {program}")  # not reckoned again from its own size
+    trace = plan.trace(tuple(along.start for along in box))
+    here = {"traces": {(0,) * len(box): trace}, "expected": trace.identity}
+    small = replace(plan, dimensions=dimensions, labels={}, absent=absent, **here)
+    vars(small).update(block=plan.block, chunk=plan.chunk)  # not reckoned again from its own size
     return small, tuple(slice(0, along.stop - along.start) for along in box)
+
+
+def received(plan: Plan) -> Plan:
+    """A plan of `alone` as it came, with the trace of its lane, which is made here if it came from another process.
+
+    Raises:
+      RuntimeError: the lane computes something else here than where the plan was made.
+    """
+    if plan.traces:
+        return plan
+    trace = _received.pop(plan.expected, None)
+    if trace is None:
+        trace = _trace(plan, (0,) * len(plan.dimensions))
+        if trace.identity != plan.expected:
+            raise RuntimeError(
+                "in this worker the lane computes something else than where the sweep was started: a module, a global "
+                "or a setting of JAX that it reads differs here; start the workers again, and give the lane what it "
+                "needs as arguments or by what it closes over"
+            )
+        while len(_received) >= _MOST_RECEIVED:
+            _received.pop(next(iter(_received)), None)
+    _received[plan.expected] = trace
+    vars(plan).update(traces={(0,) * len(plan.dimensions): trace})
+    return plan
+
+
+_received: dict[str, Trace] = {}  # by what they compute, constants included; those used last at the end
+_MOST_RECEIVED = 8
 
 
 def by_program(plan: Plan, lanes: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
@@ -436,24 +462,6 @@ def points(plan: Plan, lanes: Sequence[tuple[int, ...]]) -> dict[str, Any]:
         for name in dimension.axes
         if not dimension.is_each(name)
     }
-
-
-def outline(plan: Plan, index: tuple[int, ...]) -> dict[str, PyTree]:
-    """Shapes and dtypes of the params, state and metrics of the lanes at `index` along the static dimensions.
-
-    Raises:
-      TypeError, ValueError: what `Descent`, its cost or its optimizer refuse.
-    """
-
-    def first_state(arguments):
-        one = opened(bound(plan, index)(**arguments))
-        return {"params": one.params, "state": one.init(one.params), "metrics": one.metrics(one.params)}
-
-    def found():
-        with jax.enable_x64(plan.x64), plain_words():
-            return jax.eval_shape(first_state, arguments(plan))
-
-    return _remembered(plan, ("outline", index), found)
 
 
 def cores() -> int:

@@ -3,18 +3,16 @@
 import functools
 import hashlib
 import math
-import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.extend.core as core
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxgd import jaxprs, numbers, rows
-from jaxgd.descent import Descent, opened
+from jaxgd.trace import Trace
+from jaxgd.trace import cut as cut_leaves
 
 Leaves = list[Array]
 
@@ -38,13 +36,12 @@ class Explicit(NamedTuple):
     one product takes the data to all of them.
     """
 
-    text: str  # what all of this computes, but for the values of the constants
     constants: Leaves  # what the lane's function closes over
     begin: Callable[[Leaves, PyTree, int], Begun]  # of those, and the arguments [lane, ...] of so many lanes
     step: Callable[[Leaves, Leaves, Leaves, Leaves, Leaves], tuple[Float[Array, ""], Leaves, Leaves, Leaves, Leaves]]
     """One lane's (common, constants, params, state, shared) → cost and grads there, the next params, state, shared"""
-    metrics: Callable[[Leaves, Leaves, Leaves, Leaves, Leaves], dict[str, Array]]  # of the same
-    params: Callable[[Leaves], PyTree]  # of their leaves, [lane, ...] too
+    metrics: Callable[[Leaves, Leaves, Leaves, Leaves, Leaves], Leaves]  # of the same
+    params: Callable[[Leaves], Leaves]  # of their leaves, [lane, ...] too, in the shapes that the user gave them
     axis: int  # along which the lanes lie
     has_data: bool
     has_batches: bool  # several of them, so that no update follows the grads of the whole data
@@ -70,23 +67,23 @@ class Explicit(NamedTuple):
         return jax.vmap(function, *jax.tree.map(lambda own: 0 if own else None, (list(given), made)))
 
 
-def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> Explicit:
-    """One descent as a pure function of keyword arguments, taken apart.
+def explicit(traced: Trace, platform: str) -> Explicit:
+    """A lane taken apart.
 
     Args:
-      lane: the function.
-      arguments: shapes and dtypes of what varies, of one lane.
+      traced: the lane.
       platform: where it is to run.
     """
-    traced, on_cpu = _traced(lane, arguments), platform == "cpu"
-    begins, step, shapes = traced.begin, traced.step, traced.shapes
-    outputs = 1 + 2 * len(shapes[1]) + len(shapes[2])  # of a step, before the metrics
+    on_cpu = platform == "cpu"
+    begins, step = traced.begin, traced.step
+    shapes = [[leaf.shape for leaf in leaves] for leaves in traced.shapes]
+    outputs = len(step.outvars)
     apart = not traced.has_data and numbers.fits(step, outputs)
     if apart:
         begins, step = numbers.taken_out(begins), numbers.of_numbers(step, outputs)
     put_together = numbers.put_together if apart else lambda leaves, shapes: leaves
     constants, params, state = (sum(map(math.prod, each)) if apart else len(each) for each in shapes)
-    cut = functools.partial(_cut, sizes=(constants, params, state))
+    cut = functools.partial(cut_leaves, sizes=(constants, params, state))
     own_constants, _, own_state = cut(jaxprs.lane_dependent(begins.jaxpr, [True] * len(begins.jaxpr.invars)))
     while True:  # what a step makes the lanes' own is so from the start
         ends = jaxprs.lane_dependent(step, [*own_constants, *[True] * params, *own_state])
@@ -97,7 +94,7 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
     own = [*own_constants, *[True] * params, *own_state]
     axis = 0 if jaxprs.multiplies(step, own) and not traced.has_data else -1
     of_numbers, work = jaxprs.is_of_numbers(step, own), jaxprs.work(step)
-    is_shallow = jaxprs.depth(step, step.invars, step.outvars[1 + params : outputs]) <= _SHALLOW
+    is_shallow = jaxprs.depth(step, step.invars, step.outvars[1 + params :]) <= _SHALLOW
     carried_out = functools.partial(jax.core.eval_jaxpr, step)
     if on_cpu and not of_numbers and work > _CHEAP:
         carried_out = jaxprs.fenced(step, slice(1, 1 + params))
@@ -118,60 +115,22 @@ def explicit(lane: Callable[..., Descent], arguments: PyTree, platform: str) -> 
     def step_one(*lane):
         constants, moving, state = inputs(*lane)
         cost, *rest = carried_out(constants, *moving, *state)
-        grads, moved, state = _cut(rest, (params, params, len(own_state)))
+        grads, moved, state = cut_leaves(rest, (params, params, len(own_state)))
         return cost, grads, moved, *_divided(state, own_state)
 
     def metrics_of(*lane):
-        constants, moving, state = map(put_together, inputs(*lane), shapes)
-        return traced.metrics.unflatten(jax.core.eval_jaxpr(traced.step, constants, *moving, *state)[outputs:])
+        constants, moving, _ = map(put_together, inputs(*lane), shapes)
+        return jax.core.eval_jaxpr(traced.metrics, constants, *moving)
 
     def params_of(leaves):
-        return traced.params.unflatten(put_together(leaves, shapes[1]))
+        return put_together(leaves, shapes[1])
 
     kinds = (traced.has_data, traced.has_batches, on_cpu, work, of_numbers, is_shallow)
-    trees = (jax.tree.structure(arguments), traced.params, traced.metrics)
-    text = "\n".join(map(str, (_text(begins.jaxpr), _text(traced.step), *trees, *kinds)))
-    return Explicit(text, begins.consts, begin, step_one, metrics_of, params_of, axis, *kinds)
-
-
-class _Traced(NamedTuple):
-    """A lane, as its function is written."""
-
-    begin: core.ClosedJaxpr  # of the leaves of its arguments → constants of a step, params, state
-    step: core.Jaxpr  # of these → cost, grads, the next params and state, metrics
-    shapes: list[list[tuple[int, ...]]]  # of constants, params and state
-    params: Any  # the structure of them, and of the metrics
-    metrics: Any
-    has_data: bool
-    has_batches: bool
-
-
-def _traced(lane: Callable[..., Descent], arguments: PyTree) -> _Traced:
-    known: dict[str, Any] = {}  # what tracing finds out besides arrays
-
-    def begin(arguments):
-        one = opened(lane(**arguments))
-        params, state = one.params, one.init(one.params)
-        closed, shapes = jax.make_jaxpr(
-            lambda params, state: (*one.step(params, state), one.metrics(params)), return_shape=True
-        )(params, state)
-        if jax.tree.structure(shapes[3]) != jax.tree.structure(state):
-            raise TypeError("the optimizer's update returns a state of another structure than its init")
-        known.update(step=closed.jaxpr, params=jax.tree.structure(params), metrics=jax.tree.structure(shapes[4]))
-        known.update(has_data=one.has_data, has_batches=one.has_batches)
-        return closed.consts, jax.tree.leaves(params), jax.tree.leaves(state)
-
-    closed, start = jax.make_jaxpr(begin, return_shape=True)(arguments)
-    return _Traced(begin=closed, shapes=[[leaf.shape for leaf in leaves] for leaves in start], **known)
+    return Explicit(begins.consts, begin, step_one, metrics_of, params_of, axis, *kinds)
 
 
 _SHALLOW = 5  # operations, one after the other
 _CHEAP = 100  # operations of a step, below which it is no loss to compute its grads for each array that comes of them
-
-
-def _cut(leaves: Sequence[Any], sizes: tuple[int, ...]) -> list[list[Any]]:
-    rest = iter(leaves)
-    return [[next(rest) for _ in range(size)] for size in sizes]
 
 
 def _divided(leaves: Sequence[Any], own: Sequence[bool]) -> tuple[list[Any], list[Any]]:
@@ -202,7 +161,7 @@ def compiled(
     *,
     alone: bool = False,
     name: str = "",
-    in_a_graph: bool = False,
+    in_a_graph: Callable[[], bool] = lambda: False,
 ) -> Program:
     """A function compiled for inputs of these shapes and dtypes; the same program is compiled once.
 
@@ -215,10 +174,11 @@ def compiled(
       inputs: shapes and dtypes of what it takes.
       device: where it runs.
       alone: whether nothing else runs while it does.
-      name: what tells it from all others; if that is known already, the function is not even traced.
+      name: what it computes, to the last bit; if a program of that name is known, the function is not even traced.
       in_a_graph: whether it had better be one graph for a GPU, which then need not ask the host at every
         turn of a loop: where the turns are few or short.
     """
+    name = hashlib.sha256(name.encode()).hexdigest() if name else ""
     key, tree = _named.get(name, (None, None))
     if key in _executables:
         return Program(_runs(_kept(key), [], tree), calls_back=False)
@@ -229,14 +189,18 @@ def compiled(
 
     calls = jaxprs.calls_back(closed.jaxpr)
     if calls and not alone:
-        warnings.warn("the cost calls back into Python, which runs one lane at a time: one worker only", stacklevel=2)
+        warnings.warn(
+            "the lane calls Python while it runs: lanes run one after the other, and each calls once in every epoch, "
+            "the start and the end included",
+            stacklevel=2,
+        )
     place = jax.sharding.SingleDeviceSharding(device)
     # Unused arguments stay: left out of the text, they would make one program of two that take different ones.
     jitted = jax.jit(with_constants, in_shardings=place, out_shardings=place, keep_unused=True)
     lowered = jitted.lower(closed.consts, *jax.tree.leaves(inputs))
     key, executable = _executable(lowered, device, in_a_graph, again=calls)
     tree = jax.tree.structure(outputs)
-    if name and not calls and not closed.consts and _ADDRESS not in name:
+    if name and not calls and not closed.consts:
         for old in [old for old, (gone, _) in list(_named.items()) if gone not in _executables]:
             _named.pop(old, None)
         _named[name] = key, tree
@@ -271,7 +235,9 @@ _IN_A_GRAPH = {
 }
 
 
-def _executable(lowered: Any, device: Any, in_a_graph: bool, again: bool) -> tuple[tuple[str, Any, Any], Any]:
+def _executable(
+    lowered: Any, device: Any, in_a_graph: Callable[[], bool], again: bool
+) -> tuple[tuple[str, Any, Any], Any]:
     text = lowered.as_text()
     if len(text) > _EMBEDDED:
         warnings.warn(
@@ -284,7 +250,7 @@ def _executable(lowered: Any, device: Any, in_a_graph: bool, again: bool) -> tup
         options, further = _OPTIONS.get(device.platform, {}), {}
         if device.platform == "cpu" and "optimization_barrier" in text:
             further = {_PASSES: f"{options[_PASSES]},{_UNFENCED}"}
-        if device.platform == "gpu" and in_a_graph:
+        if device.platform == "gpu" and in_a_graph():
             further = _IN_A_GRAPH
         executable = _compiled(lowered, options, further)
         while len(_executables) >= _KEPT:
@@ -309,50 +275,3 @@ def _compiled(lowered: Any, options: dict[str, Any], further: dict[str, Any]) ->
         if not further:
             raise
         return lowered.compile(compiler_options=options)
-
-
-def text_of(lane: Callable[..., Descent], arguments: PyTree) -> str:
-    """What a lane computes, as text: its start and one step, with a digest of every constant."""
-
-    def one(arguments):
-        one = opened(lane(**arguments))
-        return one.params, one.step(one.params, one.init(one.params)), one.metrics(one.params)
-
-    closed = jax.make_jaxpr(one)(arguments)
-    return "\n".join([re.sub(rf"{_ADDRESS}[0-9a-f]+", "", _text(closed.jaxpr)), *map(digest, closed.consts)])
-
-
-_ADDRESS = " at 0x"  # of a Python function that a program holds; it tells nothing of what that does
-
-
-def _text(jaxpr: core.Jaxpr) -> str:
-    """A program as text, with a digest of every array that it holds within."""
-    return "\n".join([str(jaxpr), *map(digest, _constants(jaxpr))])
-
-
-def _constants(program: core.ClosedJaxpr | core.Jaxpr) -> Iterator[Any]:
-    """Every array that the functions within a program hold."""
-    for equation in program.eqns:
-        for inner in jax.tree.leaves(list(equation.params.values())):
-            if isinstance(inner, (core.ClosedJaxpr, core.Jaxpr)):
-                yield from getattr(inner, "consts", ())
-                yield from _constants(inner)
-
-
-def work_of(lane: Callable[..., Descent], arguments: PyTree) -> float:
-    """How many operations one step of a lane takes, about and at least 1, in units of an addition in float32."""
-
-    def step(arguments):
-        one = opened(lane(**arguments))
-        return one.step(one.params, one.init(one.params))
-
-    return max(1.0, jaxprs.work(jax.make_jaxpr(step)(arguments).jaxpr))
-
-
-def digest(array: Any) -> str:
-    """A short name for an array's dtype, shape and bytes."""
-    if jax.dtypes.issubdtype(getattr(array, "dtype", None), jax.dtypes.prng_key):
-        array = jax.random.key_data(array)
-    array = np.ascontiguousarray(array)
-    content = array.reshape(-1).view(np.uint8)
-    return f"{array.dtype}{array.shape}{hashlib.sha256(content).hexdigest()[:16]}"

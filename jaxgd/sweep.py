@@ -72,6 +72,7 @@ def sweep(
     >>> [OUTCOMES[code] for code in results.outcome.values]
     ['descending', 'converged', 'oscillating', 'diverged']
     """
+    source = "" if run is None else _source(lane)
     plan = planned(
         lane,
         axes,
@@ -91,7 +92,7 @@ def sweep(
 
         with sole_writer(Path(run)):
             folder = store.opened(run, plan, plans.fingerprint(plan))
-            folder.keep_lane(_source(lane))
+            folder.keep_lane(source)
             for box, figures in carried_out(plan, folder.begin(), executor):
                 folder.keep(box, figures)
             keep(folder, paths)
@@ -202,4 +203,5 @@ def as_finished(work: Sequence[Any], submit: Callable[[Any], Future], ahead: int
 
 def batch(plan: Plan, box: Box) -> dict[str, np.ndarray]:
     """Carries out the lanes of one box, wherever this process has a free device."""
+    plan = plans.received(plan)
     return workers.carried_out(plan, [box])[0]

@@ -5,7 +5,6 @@ import os
 import queue
 import threading
 import warnings
-import weakref
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -21,7 +20,6 @@ from jaxgd.program import Program
 
 _COPIES = 4  # of what a lane holds, that a program may have in memory at once
 _SHARE = 4  # of a device's memory, one part in so many is for a program
-_KEPT = 64  # programs, with the constants of their plans
 
 
 class _Devices(NamedTuple):
@@ -43,8 +41,6 @@ def _devices() -> _Devices:
 
 def ready(plan: Plan, boxes: Sequence[Box]) -> int:
     """Compiles here, in the caller's thread and so under its settings; how many may work side by side."""
-    if not any(key == plan.key for key, _ in list(_sizes)):
-        weakref.finalize(plan.lane, _forget, plan.key).atexit = False
     calls_back = False
     for static in sorted({_static_of(plan, box) for box in boxes}):
         for device in _devices().all:
@@ -117,17 +113,20 @@ class _Size(NamedTuple):
         return _Size(self.block, self.blocks // 2) if self.blocks > 1 else _Size(self.block // 2, 1)
 
 
-_sizes: dict[tuple[str, Any], _Size] = {}  # by plan and device; smaller once memory has run out
+_sizes: dict[tuple[Any, ...], _Size] = {}  # of programs for which memory has run out on a device, and so smaller
 
 
 def _size(plan: Plan, device: Any) -> _Size:
     """Room for a batch, or for as much of it as the device's memory should hold."""
-    if (plan.key, device) not in _sizes:
-        size = _Size(*plan.blocks(len(_devices().all)))
-        while size.lanes > 1 and _COPIES * size.lanes * plan.lane_bytes > _memory(device):
-            size = size.half()
-        _sizes[plan.key, device] = size
-    return _sizes[plan.key, device]
+    size = _Size(*plan.blocks(len(_devices().all)))
+    while size.lanes > 1 and _COPIES * size.lanes * plan.lane_bytes > _memory(device):
+        size = size.half()
+    return min(size, _sizes.get(_room(plan, device), size), key=lambda size: size.lanes)
+
+
+def _room(plan: Plan, device: Any) -> tuple[Any, ...]:
+    """What decides how much memory lanes take."""
+    return plan.trace().text, plan.lane_bytes, len(plan.records), device
 
 
 def _memory(device: Any) -> float:
@@ -150,7 +149,7 @@ def _fitted(plan: Plan, static: tuple[int, ...], device: Any, arguments: Any, la
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or size.lanes == 1:
                 raise
-        _sizes[plan.key, device] = min(size.half(), _sizes[plan.key, device], key=lambda size: size.lanes)
+        _sizes[_room(plan, device)] = min(size.half(), _size(plan, device), key=lambda size: size.lanes)
         warnings.warn(
             f"{device} ran out of memory with {size.lanes} lanes at a time; going on with {size.half().lanes}",
             RuntimeWarning,
@@ -188,32 +187,18 @@ def _on_host(figures: Any) -> Any:
 
 # --- programs ---
 
-_known: dict[tuple, Program] = {}
-_tracing = threading.Lock()
+_compiling = threading.Lock()
 
 
 def _program(plan: Plan, static: tuple[int, ...], device: Any, size: _Size) -> Program:
-    key = (plan.key, static, device, size)
-    with _tracing, jax.enable_x64(plan.x64), plans.plain_words():
-        if key not in _known:
-            while len(_known) >= _KEPT:
-                _known.pop(next(iter(_known)), None)
-            _known[key] = engine.program(
-                plans.bound(plan, static),
-                plans.arguments(plan),
-                _limits(plan),
-                block=size.block,
-                blocks=size.blocks,
-                device=device,
+    trace, key = plan.trace(static), (device, size, len(plan.records))
+    with _compiling, jax.enable_x64(plan.x64), plans.plain_words():
+        if key not in trace.programs:
+            arguments, limits = plans.arguments(plan), _limits(plan)
+            trace.programs[key] = engine.program(
+                trace, arguments, limits, block=size.block, blocks=size.blocks, device=device
             )
-        return _known[key]
-
-
-def _forget(key: str) -> None:
-    """Lets go of the programs of a lane that is gone, and with them of the data that it closed over."""
-    for known in (_known, _sizes):
-        for mine in [each for each in list(known) if each[0] == key]:  # a list at once: other threads go on
-            known.pop(mine, None)
+        return trace.programs[key]
 
 
 def _limits(plan: Plan) -> engine.Limits:
