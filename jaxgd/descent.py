@@ -158,11 +158,13 @@ def opened(descent: Descent) -> Opened:
     Raises:
       TypeError, ValueError: as `descend`.
     """
-    if not (isinstance(descent.optimizer, optax.GradientTransformation) and all(map(callable, descent.optimizer))):
+    if not isinstance(descent.optimizer, optax.GradientTransformation):
         raise TypeError(
             f"optimizer is {_kind(descent.optimizer)}; it must be an optax GradientTransformation, "
             "such as optax.sgd(0.01) or jaxgd.gradient_descent(0.01)"
         )
+    if wrong := [part for part in descent.optimizer if not callable(part)]:
+        raise TypeError(f"optimizer holds {_kind(wrong[0])} in place of its function init or update")
     if not callable(descent.cost):
         raise TypeError(f"cost is {_kind(descent.cost)}; it must be a function of the params")
     restored, params = _moving(descent.params)

@@ -171,7 +171,7 @@ def replay(lane: Callable[..., Descent], point: Mapping[str, Any], epochs: int) 
         allowed = "must be the lane's arguments by name, or a one-lane selection of the result"
         raise TypeError(f"point = {checks.shown(point)}: {allowed}")
     for name, value in point.items():
-        checks.held_leaves(f"argument {name!r}: ", value, every=True)
+        checks.held_leaves(f"argument {name!r}", value, every=True)
     descent = lane(**{name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in point.items()})
     return descend(**{name: getattr(descent, name) for name in inspect.signature(Descent).parameters}, epochs=epochs)
 

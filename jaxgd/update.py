@@ -175,15 +175,16 @@ def _moved(move: Callable[[Any, Any, Any], Any], old: _Named, step: _Named, rate
 
 def _difference(old: _Named, other: _Named) -> str:
     """In what the structures of two trees differ."""
-    ours, theirs = (
-        [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(t)] for _, t in (old, other)
-    )
-    for has, lacks, known, missing in ((old, other, ours, theirs), (other, old, theirs, ours)):
-        if only := [path for path in known if path not in missing]:
-            return f"{has.name} has a leaf {has.name}{only[0]}, and {lacks.name} has none there: give trees of one structure"
-    return (
-        f"{old.name} and {other.name} hold their leaves in containers of different types: give trees of one structure"
-    )
+
+    def paths(tree):
+        return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+    cure = "give trees of one structure"
+    for has, lacks in ((old, other), (other, old)):
+        there = paths(lacks.tree)
+        if only := [path for path in paths(has.tree) if path not in there]:
+            return f"{has.name} has a leaf {has.name}{only[0]}, and {lacks.name} has none there: {cure}"
+    return f"{old.name} and {other.name} hold their leaves in containers of different types: {cure}"
 
 
 def _is_real(leaf: Any) -> bool:
@@ -207,12 +208,11 @@ def _ascended(x: Any, step: Any, rate: Any) -> Any:
 
 
 def _accelerated(velocity: PyTree, gradx: PyTree, momentum: Rate) -> PyTree:
-    return _moved(
-        lambda v, g, beta: beta * v + g,
-        _Named("velocity", velocity),
-        _Named("gradx", gradx),
-        _Named("momentum", momentum),
-    )
+    return _moved(_accumulated, _Named("velocity", velocity), _Named("gradx", gradx), _Named("momentum", momentum))
+
+
+def _accumulated(velocity: Any, gradx: Any, momentum: Any) -> Any:
+    return momentum * velocity + gradx
 
 
 def _stateless(rule: Callable, learning_rate: Rate | optax.Schedule) -> optax.GradientTransformation:

@@ -218,7 +218,7 @@ def _forget(key: str) -> None:
 
 def _limits(plan: Plan) -> engine.Limits:
     real = _real(plan)
-    ceiling = np.minimum(plan.ceiling, np.finfo(real).max)
+    ceiling = min(plan.ceiling, float(np.finfo(real).max))
     records = np.asarray(plan.records, np.int32)
     by = goal(plan.minimum, plan.tolerance, real)
     return engine.Limits(np.int32(plan.epochs), real(plan.target), real(ceiling), records, by)
