@@ -28,7 +28,7 @@ MOST_RECORDS = 100_000  # of a history, as in a config
 
 _LARGEST = float(np.finfo(np.float64).max)
 _SLICE = 1 << 16  # values that are compared at a time, so that temporaries stay in the cache
-_X64 = 'enable x64 (jax.config.update("jax_enable_x64", True))'
+_X64 = 'enable x64 (jax.config.update("jax_enable_x64", True), or precision = "float64" in a config)'
 
 
 # --- numbers ---
@@ -220,7 +220,7 @@ def _held_reals(where: str, array: np.ndarray, dtype: Any, every: bool) -> None:
         raise ValueError(f"{where} holds {largest!r}, and nothing larger: {_cannot_hold(dtype)}")
 
 
-def held_leaves(where: str, tree: PyTree, *, every: bool = False) -> None:
+def held_leaves(where: str, tree: PyTree) -> None:
     """As `held`, for the leaves of a tree that are numbers outside JAX; the message names the leaf."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = f"{where}{jax.tree_util.keystr(path)}"
@@ -229,7 +229,7 @@ def held_leaves(where: str, tree: PyTree, *, every: bool = False) -> None:
             if not limits.min <= leaf <= limits.max:
                 raise ValueError(f"{name} = {shown(leaf)}: {limits.dtype} can't hold it: give a float, or {_X64}")
         elif isinstance(leaf, (float, np.generic, np.ndarray)):
-            held(name, leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf), every=every)
+            held(name, leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf), every=False)
 
 
 def held_as_real(where: str, leaf: Any) -> Any:

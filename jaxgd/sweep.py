@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -171,7 +172,9 @@ def replay(lane: Callable[..., Descent], point: Mapping[str, Any], epochs: int) 
         allowed = "must be the lane's arguments by name, or a one-lane selection of the result"
         raise TypeError(f"point = {checks.shown(point)}: {allowed}")
     for name, value in point.items():
-        checks.held_leaves(f"argument {name!r}", value, every=True)
+        for leaf in jax.tree.leaves(value):
+            if isinstance(leaf, (np.ndarray, np.generic)):  # Python's own objects go to the lane as they are
+                checks.held(f"argument {name!r}", np.asarray(leaf))
     descent = lane(**{name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in point.items()})
     return descend(**{name: getattr(descent, name) for name in inspect.signature(Descent).parameters}, epochs=epochs)
 
