@@ -101,5 +101,5 @@ def _trials(axes: Iterable[Axis], optimizer: str) -> int:
 
 
 def _refuse_over_memory(where: str, *factors: tuple[int, str]) -> None:
-    if said := checks.over_memory(where, *factors):
+    if said := checks.over_memory(where, *factors, most=memory()):
         raise ConfigError(said)

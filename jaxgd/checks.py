@@ -406,9 +406,9 @@ def table(where: str, value: Any, *names: str) -> None:
 # --- memory ---
 
 
-def over_memory(where: str, *factors: tuple[int, str]) -> str | None:
-    """One sentence if the product of the factors, in bytes, is more than this machine has."""
-    product, most = math.prod(count for count, _ in factors), memory()
+def over_memory(where: str, *factors: tuple[int, str], most: float | None = None) -> str | None:
+    """One sentence if the product of the factors, in bytes, is more than `most`: by default, than this machine has."""
+    product, most = math.prod(count for count, _ in factors), memory() if most is None else most
     if product <= most:
         return None
     said = " × ".join(f"{count_of(count)} {of}" for count, of in factors)
