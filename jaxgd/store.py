@@ -373,7 +373,7 @@ def _lay_out(path: Path, plan: Plan) -> None:
         group.create_array(
             name,
             shape=variable.shape,
-            chunks=plan.chunk + inner,
+            chunks=plan.chunk + tuple(max(1, size) for size in inner),
             dtype=variable.dtype,
             fill_value=variable.fill,
             dimension_names=variable.dimensions,
