@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from jaxgd.keys import key_of
+from jaxgd import checks
+from jaxgd.keys import checked_key, key_of
 
 REMAINDERS = ("drop", "pad")
 
@@ -40,10 +41,12 @@ def batches(data: PyTree, batch_size: int | None, key: Any, remainder: str) -> B
 
     Raises:
       ValueError: data without rows, or whose arrays differ in how many they have; more rows to a batch
-        than there are; another word for the remainder.
+        than there are; another word for the remainder; numbers that JAX can't hold as they are.
     """
     if remainder not in REMAINDERS:
         raise ValueError(f"remainder = {remainder!r}: must be one of {', '.join(REMAINDERS)}")
+    checks.held_leaves("data", data)
+    checked_key(key)
     data = jax.tree.map(_on_device, data)
     shapes = {path: jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(data)}
     rows = {shape[:1] for shape in shapes.values()}
@@ -53,9 +56,11 @@ def batches(data: PyTree, batch_size: int | None, key: Any, remainder: str) -> B
     ((count,),) = rows
     if batch_size is None:
         return Batches(data, count, count, False, key)
-    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or not 1 <= batch_size <= count:
-        raise ValueError(f"batch_size = {batch_size!r}: must be a whole number from 1 to {count}, the rows of the data")
-    return Batches(data, count, int(batch_size), remainder == "pad", key)
+    size = checks.index_of(batch_size)
+    if size is None or not 1 <= size <= count:
+        allowed = f"must be a whole number from 1 to {count}, the rows of the data"
+        raise ValueError(f"batch_size = {checks.shown(batch_size)}: {allowed}")
+    return Batches(data, count, size, remainder == "pad", key)
 
 
 def _on_device(leaf: Any) -> Any:

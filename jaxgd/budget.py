@@ -1,13 +1,13 @@
 """What a run would take of memory and time, reckoned before any of it is taken."""
 
 import math
-import os
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
 
+from jaxgd import checks, table
 from jaxgd import config as cfg
-from jaxgd import table
+from jaxgd.checks import count_of as _count
+from jaxgd.checks import in_bytes as in_bytes
+from jaxgd.checks import memory as memory
 from jaxgd.config import Config
 from jaxgd.outcome import FIGURES
 from jaxgd.plan import Each, Plan, bytes_of
@@ -59,9 +59,7 @@ def check_plan(plan: Plan) -> None:
     Raises:
       ConfigError: with the arithmetic.
     """
-    _refuse_over_memory(
-        "sweep", (plan.lanes, "lanes"), (stored(plan) // plan.lanes, "bytes, with params and records of the cost")
-    )
+    _refuse_over_memory("sweep", *table.stored_factors(plan))
     _refuse_over_memory(
         "start",
         (math.prod(plan.blocks(devices=1)), "lanes side by side"),
@@ -71,7 +69,7 @@ def check_plan(plan: Plan) -> None:
 
 def stored(plan: Plan) -> int:
     """Bytes of the results, before compression."""
-    return sum(int(v.dtype.itemsize * math.prod(v.shape)) for v in table.variables(plan).values())
+    return table.stored(plan)
 
 
 def working(plan: Plan) -> int:
@@ -82,24 +80,6 @@ def working(plan: Plan) -> int:
 def programs(values: Iterable[object]) -> int:
     """How many programs the values along some axes ask for."""
     return math.prod(len(along.values) for along in values if isinstance(along, Each))
-
-
-def in_bytes(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} PB"
-
-
-def memory() -> float:
-    """Bytes of memory that this process may have; infinity where the system doesn't say."""
-    most = math.inf
-    with suppress(AttributeError, ValueError, OSError):
-        most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(ValueError, OSError):  # within a container
-        most = min(most, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return most
 
 
 def _lane_bytes(plan: Plan) -> int:
@@ -121,13 +101,5 @@ def _trials(axes: Iterable[Axis], optimizer: str) -> int:
 
 
 def _refuse_over_memory(where: str, *factors: tuple[int, str]) -> None:
-    product, most = math.prod(count for count, _ in factors), memory()
-    if product > most:
-        said = " × ".join(f"{_count(count)} {of}" for count, of in factors)
-        raise ConfigError(
-            f"{where}: {said} = {in_bytes(product)}, and this machine has {in_bytes(most)} of memory: fewer will do"
-        )
-
-
-def _count(number: float) -> str:
-    return f"{number:,}".replace(",", " ") if number < 1e12 else f"{number:.3g}"
+    if said := checks.over_memory(where, *factors, most=memory()):
+        raise ConfigError(said)

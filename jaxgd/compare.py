@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxgd import checks
 from jaxgd.learning_rate import best_rates
 from jaxgd.outcome import DIVERGED, PENDING
 from jaxgd.table import METRICS, REPLICATES, best, by_name, is_accuracy, merits, scores, selected_by
@@ -46,6 +47,7 @@ class Contender(NamedTuple):
 def figures(table: "xarray.Dataset") -> list[str]:
     """What optimizers can be compared by: epochs to the target, if there is one, costs and accuracies; but none of
     test, which is for the report."""
+    checks.table("figures", table)
     known = (*(["target_epoch"] if "target" in table.attrs else []), "final_cost", "best_cost", *METRICS)
     return [name for name in known if name in table and not name.startswith("test_")]
 
@@ -64,7 +66,10 @@ def compared(table: "xarray.Dataset", by: str | None = None, factor: float = 2.0
     >>> [(contender.name, contender.setting.rate.item()) for contender in compared(results)]
     [('sgd', 0.1), ('adam', 0.1)]
     """
+    checks.table("compared", table)
     by = by or selected_by(table)
+    checks.table("compared", table, by, "final_cost", "best_epoch")
+    factor = checks.real("factor", factor, least=1, allowed="a finite number, 1 or more")
     found = [_contender(name, part, by, factor) for name, part in by_name(table).items()]
     return sorted(found, key=lambda c: [*map(float, merits(c.setting, by))] if c.figures else [np.inf])
 
@@ -150,10 +155,12 @@ def expected_best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dat
     """
     import xarray
 
+    checks.table("expected_best", table)
     by = by or selected_by(table)
     by = "final_cost" if by == "target_epoch" else by
     if not by.endswith(("cost", "accuracy")):
         raise ValueError(f"by = {by!r}: must be a cost or an accuracy, of which the best of some trials has a mean")
+    checks.table("expected_best", table, by, "start_cost")
     rows = {name: _trial_scores(part, by) for name, part in by_name(table).items()}
     most = max(map(len, rows.values()))
     counts = np.unique(np.geomspace(1, most, min(most, _MOST_COUNTS)).round().astype(int))

@@ -80,7 +80,7 @@ class Lane(Open):
 
 
 class Run(Table):
-    epochs: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    epochs: Annotated[int, Field(ge=1, le=1_000_000_000)]
     target: Finite | None = None
     ceiling: Finite | None = None
     tolerance: Positive | None = None

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
@@ -13,7 +12,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Num, PyTree
 
+from jaxgd import checks
 from jaxgd.batches import Batches, batches
+from jaxgd.checks import kind_of as _kind
 
 Cost = Callable[[PyTree], Float[Array, ""]]
 Step = Callable[[PyTree, PyTree], tuple[Float[Array, ""], PyTree, PyTree, PyTree]]
@@ -84,7 +85,7 @@ def descend(
 
     Args:
       cost, params, optimizer, data, batch_size, key, remainder, metrics: as in `Descent`.
-      epochs: how many to make; the history has one record more, the start.
+      epochs: how many to make, up to 10⁹; the history has one record more, the start.
 
     Returns:
       A `History` of epochs + 1 records.
@@ -92,7 +93,8 @@ def descend(
     Raises:
       TypeError: the cost is not a real scalar function that JAX can differentiate, or it keeps
         something from one call to the next; or there are no params to move.
-      ValueError: `epochs` is not a whole number ≥ 0; or the data makes no batches.
+      ValueError: `epochs` is not a whole number from 0 to 10⁹; or the data makes no batches; or a number of
+        params, data or key would change on its way in, as float64 numbers past float32 do without x64.
 
     >>> history = descend(lambda x: x**2 + 5, 3, optax.sgd(0.25), epochs=2)
     >>> history.params.tolist(), history.cost.tolist()
@@ -109,7 +111,7 @@ def descend(
     >>> print(descend(squares, 0.0, optax.sgd(0.0625), epochs=2, data=data, batch_size=1).params.round(2))
     [0.   2.84 2.99]
     """
-    epochs = whole("epochs", epochs, least=0)
+    epochs = checks.whole("epochs", epochs, least=0, most=checks.MOST_EPOCHS)
     one = opened(
         Descent(
             cost,
@@ -163,6 +165,8 @@ def opened(descent: Descent) -> Opened:
             f"optimizer is {_kind(descent.optimizer)}; it must be an optax GradientTransformation, "
             "such as optax.sgd(0.01) or jaxgd.gradient_descent(0.01)"
         )
+    if wrong := [part for part in descent.optimizer if not callable(part)]:
+        raise TypeError(f"optimizer holds {_kind(wrong[0])} in place of its function init or update")
     if not callable(descent.cost):
         raise TypeError(f"cost is {_kind(descent.cost)}; it must be a function of the params")
     restored, params = _moving(descent.params)
@@ -227,7 +231,10 @@ def update_of(cost: Cost, optimizer: optax.GradientTransformationExtraArgs):
     """(params, state, cost, grads) → (the next params, the next state); both as they were in structure and shape."""
 
     def update(params, state, value, grads):
-        updates, after = optimizer.update(grads, state, params, **_told(cost, value, grads))
+        updated = optimizer.update(grads, state, params, **_told(cost, value, grads))
+        if not isinstance(updated, tuple) or len(updated) != 2:
+            raise TypeError("the optimizer's update must return two things: the updates and its next state")
+        updates, after = updated
         moved = optax.apply_updates(params, updates)
         _check_update({"params": params, "state": state}, {"params": moved, "state": after})
         return moved, after
@@ -263,36 +270,37 @@ def norm(grads: PyTree) -> Float[Array, ""]:
     return back * jnp.where(total == 0, 0, jnp.sqrt(jnp.where(total == 0, 1, total)))
 
 
-def whole(name: str, value: Any, least: int) -> int:
-    """`value` as an int; a ValueError unless it is a whole number of at least `least`."""
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < least:
-        raise ValueError(f"{name} = {value!r}: must be a whole number, {least} or more")
-    return number
-
-
 def _moving(params: PyTree) -> tuple[Callable[[PyTree], PyTree], PyTree]:
     """Splits params into what moves and what is set aside: (what moves → params as they came, what moves)."""
     leaves, tree = jax.tree.flatten(params)
     if any(isinstance(leaf, complex) or _is_array_of(jnp.complexfloating, leaf) for leaf in leaves):
         raise TypeError("params hold complex numbers; give their real and imaginary parts as two real arrays")
     if leaves and all(map(_is_number, leaves)):
-        return lambda moving: moving, jax.tree.map(_as_float, params)
+        moving = jax.tree_util.tree_map_with_path(_as_float, params)
+        _check_elements(moving)
+        return lambda moving: moving, moving
     moves = [_is_array_of(jnp.floating, leaf) for leaf in leaves]
     if not any(moves):
         mixed = " (beside other leaves, only floating-point arrays are)" if any(map(_is_number, leaves)) else ""
         raise TypeError(f"params hold nothing to move: no real numbers{mixed}")
 
+    moving = tree.unflatten(leaf if moves_on else None for leaf, moves_on in zip(leaves, moves, strict=True))
+    checks.held_leaves("params", moving)
+    _check_elements(moving)
     marked = list(zip(leaves, moves, strict=True))
 
     def restored(moving):
         moved = iter(jax.tree.leaves(moving))
         return tree.unflatten(next(moved) if moves_on else leaf for leaf, moves_on in marked)
 
-    return restored, tree.unflatten(leaf if moves_on else None for leaf, moves_on in marked)
+    return restored, moving
+
+
+def _check_elements(moving: PyTree) -> None:
+    if not any(map(jnp.size, jax.tree.leaves(moving))):
+        leaves = jax.tree_util.tree_leaves_with_path(moving)
+        here = ", ".join(f"params{jax.tree_util.keystr(path)} has shape {list(leaf.shape)}" for path, leaf in leaves)
+        raise TypeError(f"params hold nothing to move: {here}; at least one array must have elements")
 
 
 def _is_array_of(kind: Any, leaf: Any) -> bool:
@@ -306,13 +314,16 @@ def _is_number(leaf: Any) -> bool:
     return dtype is not None and any(jnp.issubdtype(dtype, kind) for kind in (jnp.integer, jnp.floating))
 
 
-def _as_float(leaf: Any) -> Array:
+def _as_float(path: Any, leaf: Any) -> Array:
+    leaf = checks.held_as_real(f"params{jax.tree_util.keystr(path)}", leaf)
     dtype = getattr(leaf, "dtype", None)
     real = dtype if dtype is not None and jnp.issubdtype(dtype, jnp.floating) else float
     return jax.lax.convert_element_type(leaf, jax.dtypes.canonicalize_dtype(real))
 
 
 def _metrics_of(metrics: Metrics, restored: Callable[[PyTree], PyTree]) -> Callable[[PyTree], dict[str, Array]]:
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics is {_kind(metrics)}; it must be a dict of functions of the params by name")
     for name, metric in metrics.items():
         if not isinstance(name, str) or not callable(metric):
             raise TypeError(f"metrics[{name!r}] is {_kind(metric)}; it must be a function of the params, under a name")
@@ -398,13 +409,6 @@ def _check_update(before: PyTree, after: PyTree) -> None:
                 f"the optimizer turns {name} from {old.dtype}{list(old.shape)} into {new.dtype}{list(new.shape)}; "
                 "its hyperparameters must fit the params in shape and dtype"
             )
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "None"
-    name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def _first_line(error: Exception) -> str:

@@ -219,7 +219,7 @@ def _with_figures(one: Explicit, lanes: Lanes, constants: Leaves, block: int, li
 
     def joined(a):  # of [block, ..., lane] or [block, lane, ...]
         a = jnp.moveaxis(a, one.axis if one.axis else 1, 1)
-        return jnp.moveaxis(a.reshape(-1, *a.shape[2:]), 0, one.axis)
+        return jnp.moveaxis(a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), 0, one.axis)
 
     return lanes._replace(figures=jax.tree.map(joined, found))
 
@@ -252,7 +252,7 @@ def _by_block(one: Explicit, lanes: tuple, block: int, function: Callable[..., A
         return many(*jax.tree.map(lambda a: jnp.moveaxis(a, 0, one.axis), lanes))
 
     results = lax.map(of_block, jax.tree.map(in_blocks, lanes))
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
+    return jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), results)
 
 
 # --- between rounds ---

@@ -42,6 +42,11 @@ def digest(array: Any) -> str:
     return f"{array.dtype}{array.shape}{hashlib.sha256(content).hexdigest()[:32]}"
 
 
+def without_addresses(text: str) -> str:
+    """What `repr` says of objects, without where in memory they lie."""
+    return _ADDRESS.sub("", text)
+
+
 class _Writer:
     """Writes jaxprs, variables numbered in the order in which they come."""
 
@@ -88,7 +93,7 @@ class _Writer:
             return f"{type(value).__name__}({','.join(sorted(map(self.value, value)))})"
         text = repr(value)
         self.is_opaque |= _ADDRESS.search(text) is not None and not _is_of_library(value)
-        return f"{type(value).__name__}:{_ADDRESS.sub('', text)}"
+        return f"{type(value).__name__}:{without_addresses(text)}"
 
 
 def _is_of_library(function: Any) -> bool:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from jaxgd import checks
+
 
 def key_of(seed: Any, role: str) -> Key[Array, ""]:
     """The key of one random thing: fold_in(key(seed), role).
@@ -20,11 +22,13 @@ def key_of(seed: Any, role: str) -> Key[Array, ""]:
 
     Raises:
       TypeError: a seed that is no whole number.
+      ValueError: one of which jax.random would drop bits: past 32 bits, without x64.
     """
-    return jax.random.fold_in(_key(seed), zlib.crc32(role.encode()) >> 1)
+    return jax.random.fold_in(checked_key(seed), zlib.crc32(role.encode()) >> 1)
 
 
-def _key(seed: Any) -> Key[Array, ""]:
+def checked_key(seed: Any) -> Key[Array, ""]:
+    """The key of a seed; arguments and errors as in `key_of`."""
     dtype = getattr(seed, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return seed
@@ -32,5 +36,6 @@ def _key(seed: Any) -> Key[Array, ""]:
         return jax.random.wrap_key_data(seed)
     whole = isinstance(seed, int) if dtype is None else jnp.issubdtype(dtype, jnp.integer)
     if isinstance(seed, bool) or not whole or getattr(seed, "ndim", 0):
-        raise TypeError(f"a seed is a whole number or a key of jax.random, not {seed!r}")
+        raise TypeError(f"a seed is a whole number or a key of jax.random, not {checks.shown(seed)}")
+    checks.seed(seed)
     return jax.random.key(seed)

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from jaxgd import checks
 from jaxgd import plan as plans
-from jaxgd.descent import Descent, Metrics, whole
+from jaxgd.descent import Descent, Metrics
 from jaxgd.outcome import DIVERGED, OSCILLATING, OUTCOMES, PENDING
 from jaxgd.sweep import in_memory
 from jaxgd.table import METRICS, REPLICATES, is_accuracy, merits
@@ -119,8 +120,9 @@ def find_learning_rate(
     """
     import xarray
 
-    _check_range(low, high, positive=True)
-    whole("points", points, least=4)
+    low, high = _checked_range(low, high, positive=True)
+    points = checks.whole("points", points, least=4, most=checks.MOST_VALUES)
+    factor = _checked_factor(factor)
     if by is not None:
         _check_figure(by, metrics or {})
     if isinstance(optimizer, optax.GradientTransformation) or not callable(optimizer):
@@ -173,12 +175,13 @@ def best_rates(
 
     Raises:
       ValueError: no such dimension or figure, a dimension of names, or a factor below 1.
+      TypeError: `table` is no result of a sweep.
     """
     import xarray
 
+    checks.table("best_rates", table)
     dimension = _dimension(table, along)
-    if not factor >= 1:
-        raise ValueError(f"factor = {factor!r}: must be 1 or more")
+    factor = _checked_factor(factor)
     _check_figure(by, map(str, table.data_vars))
     replicates = [name for name in REPLICATES if name in table["outcome"].dims and name != dimension]
     diverged, ran = table["outcome"] == DIVERGED, table["outcome"] != PENDING
@@ -269,7 +272,8 @@ def critical_learning_rate(
       ValueError, TypeError: a range that is none, an unknown outcome, a lane without the one
         argument that varies, or what `sweep` refuses.
     """
-    _check_range(low, high, positive=False)
+    low, high = _checked_range(low, high, positive=False)
+    epochs = checks.whole("epochs", epochs, least=1, most=checks.MOST_EPOCHS)
     ends = (unstable,) if isinstance(unstable, str) else tuple(unstable or ("diverged", "oscillating"))
     if unknown := [name for name in ends if name not in OUTCOMES]:
         raise ValueError(f"unstable = {unknown[0]!r}: must be among {', '.join(OUTCOMES[1:])}")
@@ -322,10 +326,23 @@ def _the_argument(lane: Callable[..., Descent]) -> str:
     return needed[0]
 
 
-def _check_range(low: float, high: float, *, positive: bool) -> None:
-    if not (np.isfinite(low) and np.isfinite(high) and low < high and (low > 0 or not positive)):
-        above = "above 0, " if positive else ""
-        raise ValueError(f"low = {low!r}, high = {high!r}: must be finite, {above}and low below high")
+def _checked_range(low: Any, high: Any, *, positive: bool) -> tuple[float, float]:
+    """The ends of a range as floats that differ in the dtype of the lanes, too."""
+    above = "above 0, " if positive else ""
+    allowed = f"finite, {above}and low below high"
+    numbers = low, high = checks.real("low", low, allowed=allowed), checks.real("high", high, allowed=allowed)
+    if not (low < high and (low > 0 or not positive)):
+        raise ValueError(f"low = {low!r}, high = {high!r}: must be {allowed}")
+    dtype = np.dtype(np.float64 if jax.config.jax_enable_x64 else np.float32)
+    checks.within_dtype("low", low, dtype)
+    checks.within_dtype("high", high, dtype)
+    if dtype.type(low) == dtype.type(high):
+        raise ValueError(f"low = {low!r}, high = {high!r}: are the same number in {dtype}; give a wider range")
+    return numbers
+
+
+def _checked_factor(factor: Any) -> float:
+    return checks.real("factor", factor, least=1, allowed="a finite number, 1 or more")
 
 
 def _check_figure(by: str, given: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxgd import checks
 from jaxgd.descent import norm
 
 OUTCOMES = ("pending", "converged", "trapped", "oscillating", "descending", "diverged")
@@ -145,11 +146,27 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
     Returns:
       An array of codes; for a Dataset, a DataArray.
 
+    Raises:
+      ValueError: figures that are missing, costs that are no floats, or a minimum or a tolerance that is no finite
+        number, or that the dtype of the costs can't hold.
+      TypeError: `table` holds nothing by name.
+
     >>> results = sweep(lane, {"learning_rate": [0.01, 0.4, 0.9, 2]}, epochs=10)
     >>> [OUTCOMES[code] for code in verdict(results, minimum=5, tolerance=0.25).values]
     ['descending', 'converged', 'converged', 'diverged']
     """
+    if not isinstance(table, Mapping) and not hasattr(table, "data_vars"):
+        raise TypeError(f"verdict takes figures by name, or the result of a sweep; it got {checks.kind_of(table)}")
+    if missing := [name for name in _JUDGED if name not in table]:
+        raise ValueError(f"verdict: the table has no {', '.join(missing)}")
     figure = {name: np.asarray(table[name]) for name in _JUDGED}
+    cost = figure["final_cost"].dtype
+    if cost.kind not in "fV":
+        raise ValueError(f"verdict: final_cost holds {cost}; it must hold floats")
+    minimum, tolerance = checks.goal(minimum, tolerance)
+    for name, limit in (("minimum", minimum), ("tolerance", tolerance)):
+        if limit is not None:
+            checks.within_dtype(name, limit, cost, vanishes=True)
     with np.errstate(all="ignore"):  # dead lanes hold infinities, and comparisons with NaN are False by design
         codes = judgement(figure, goal(minimum, tolerance), np)
     return table["final_cost"].copy(data=codes) if hasattr(table, "dims") else codes

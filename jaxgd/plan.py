@@ -5,7 +5,7 @@ import inspect
 import itertools
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,9 +14,10 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxgd import engine
-from jaxgd.descent import Descent, whole
-from jaxgd.identity import digest
+from jaxgd import checks, engine
+from jaxgd.checks import MOST_EPOCHS, MOST_RECORDS
+from jaxgd.descent import Descent
+from jaxgd.identity import digest, without_addresses
 from jaxgd.outcome import FIGURES
 from jaxgd.trace import Trace, check_untraced, trace_lane
 
@@ -41,6 +42,8 @@ class Each(NamedTuple):
 
 def each(values: Sequence[Any]) -> Each:
     """An axis whose values are Python objects: one compiled program per value, results side by side."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f'each({checks.shown(values)}): takes a list of values, such as each(["sgd", "adam"])')
     return Each(tuple(values))
 
 
@@ -206,18 +209,20 @@ def planned(
       select: the figure or metric by which the best setting is chosen, by default as `table.best` says.
     """
     check_untraced()
-    epochs = whole("epochs", epochs, least=1)
+    epochs = checks.whole("epochs", epochs, least=1, most=MOST_EPOCHS)
     records = ()
     if history is not None:
-        history = whole("history", history, least=2)
+        history = checks.whole("history", history, least=2, most=MOST_RECORDS)
         records = tuple(np.unique(np.linspace(0, epochs, min(history, epochs + 1)).round().astype(int)).tolist())
-    _check_names(lane, axes)
+    target, ceiling, minimum, tolerance = checks.limits(target, ceiling, minimum, tolerance)
+    minima = checks.minima(minima)
+    _check_names(checks.lane(lane), checks.axes_by_name(axes))
     plan = Plan(
         lane,
-        _dimensions(axes, paired),
+        _dimensions(axes, checks.paired(paired)),
         epochs,
-        -math.inf if target is None else float(target),
-        math.inf if ceiling is None else float(ceiling),
+        -math.inf if target is None else target,
+        math.inf if ceiling is None else ceiling,
         records,
         minimum,
         minima,
@@ -228,9 +233,31 @@ def planned(
         select or selected(target),
     )
     plan = replace(plan, traces={static: _trace(plan, static) for static in statics(plan)})
+    _check_limits(plan)
     _check_metrics(plan)
     _check_shapes(plan)
     return plan
+
+
+def _check_limits(plan: Plan) -> None:
+    """Refuses limits that the dtype of the cost can't hold, and minima of another number of params.
+
+    A ceiling past the largest number means that number, and a positive limit that becomes zero means zero:
+    no cost of the dtype lies between.
+    """
+    leaves = jax.tree.leaves(plan.outline["params"])
+    real = np.result_type(np.float32, *(leaf.dtype for leaf in leaves))
+    for name in ("target", "minimum", "tolerance"):
+        if (limit := getattr(plan, name)) is not None:
+            checks.within_dtype(name, limit, real, vanishes=name != "target" or limit > 0)
+    if plan.ceiling < 0:
+        checks.within_dtype("ceiling", plan.ceiling, real)
+    numbers = sum(math.prod(leaf.shape) for leaf in leaves)
+    if plan.minima is not None and plan.minima.shape[1] != numbers:
+        raise ValueError(
+            f"minima has shape {list(plan.minima.shape)}, [minimum, params], but the params are {numbers} "
+            f"{'number' if numbers == 1 else 'numbers'}: give each minimum {numbers} of them"
+        )
 
 
 def selected(target: float | None) -> str:
@@ -249,7 +276,7 @@ def fingerprint(plan: Plan) -> str:
     parts += [repr((plan.minimum, plan.tolerance)), repr(np.asarray(plan.minima).tolist())]
     for dimension in plan.dimensions:
         for name, values in dimension.axes.items():
-            kept = values.values if isinstance(values, Each) else jax.tree.map(digest, values)
+            kept = without_addresses(repr(values.values)) if isinstance(values, Each) else jax.tree.map(digest, values)
             parts.append(f"{name}: {kept}")
     return "\n".join([*parts, *(plan.traces[static].identity for static in statics(plan))])
 
@@ -303,12 +330,12 @@ def _check_shapes(plan: Plan) -> None:
             )
 
 
-def _dimensions(axes: Mapping[str, Any], paired: Sequence[Sequence[str]]) -> tuple[Dimension, ...]:
+def _dimensions(axes: Mapping[str, Any], paired: Sequence[tuple[str, ...]]) -> tuple[Dimension, ...]:
     partners: dict[str, tuple[str, ...]] = {}
     for group in paired:
         if unknown := [name for name in group if name not in axes]:
             raise ValueError(f"paired axis {unknown[0]!r} is not among the axes: {', '.join(axes)}")
-        if taken := [name for name in group if name in partners]:
+        if taken := [name for place, name in enumerate(group) if name in (*partners, *group[:place])]:
             raise ValueError(f"axis {taken[0]!r} is paired twice")
         partners |= dict.fromkeys(group, tuple(group))
     dimensions, done = [], set()
@@ -328,14 +355,9 @@ def _dimensions(axes: Mapping[str, Any], paired: Sequence[Sequence[str]]) -> tup
 def _axis(name: str, values: Any) -> Any:
     if isinstance(values, Each):
         return values
-    arrays = jax.tree.map(np.asarray, values, is_leaf=lambda v: isinstance(v, (list, tuple)))
-    for array in jax.tree.leaves(arrays):
-        if array.dtype.kind not in "iufV":  # V: bfloat16 and its kin
-            raise TypeError(
-                f"axis {name!r} holds {array.dtype}, which can't be traced; wrap its values in jaxgd.each([...]) "
-                "to have one program for each"
-            )
-    return arrays
+    if any(isinstance(leaf, Each) for leaf in jax.tree.leaves(values, is_leaf=lambda v: isinstance(v, (list, tuple)))):
+        raise TypeError(f"axis {name!r}: jaxgd.each within a tree can't vary; give each([...]) as the whole axis")
+    return checks.axis(name, values)
 
 
 def _size(name: str, values: Any) -> int:

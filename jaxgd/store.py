@@ -373,7 +373,7 @@ def _lay_out(path: Path, plan: Plan) -> None:
         group.create_array(
             name,
             shape=variable.shape,
-            chunks=plan.chunk + inner,
+            chunks=plan.chunk + tuple(max(1, size) for size in inner),
             dtype=variable.dtype,
             fill_value=variable.fill,
             dimension_names=variable.dimensions,
@@ -468,8 +468,8 @@ def _done(path: Path, ledger: zarr.Array) -> np.ndarray:
 
 
 def _chunks(path: Path, arrays: Mapping[str, zarr.Array], tile: tuple[int, ...]) -> Iterable[Path]:
-    """The files of one batch, one for each figure."""
-    return (_chunk(path, array, tile) for array in arrays.values())
+    """The files of one batch, one for each figure that has numbers."""
+    return (_chunk(path, array, tile) for array in arrays.values() if array.size)
 
 
 def _chunk(path: Path, array: zarr.Array, tile: tuple[int, ...]) -> Path:

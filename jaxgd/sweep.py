@@ -7,14 +7,14 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd import checks, table, workers
 from jaxgd import plan as plans
-from jaxgd import table, workers
 from jaxgd.descent import Descent, History, descend
 from jaxgd.plan import Box, Plan, planned
 
@@ -45,16 +45,18 @@ def sweep(
         arrives as a scalar, an axis of vectors or of pytrees as one of them.
       axes: name → values, [size, ...] (a pytree of such arrays too), or `each([...])` for values
         that can't be traced. Every axis is a dimension of the result, in this order.
-      epochs: updates per lane, at most.
-      target: a lane whose cost comes down to it has converged, and stops.
+      epochs: updates per lane, at most; up to 10⁹.
+      target: a lane whose cost comes down to it has converged, and stops; -inf is none.
       ceiling: a lane whose cost passes it has diverged, and stops; by default the largest finite number.
       history: how many records of the cost to keep per lane, spread evenly from start to end.
       paired: names of axes that walk together and share a dimension, the first one's.
-      minimum: lowest cost, if known; minima: the points where it and other minima lie, [minimum, params].
+      minimum: lowest cost, if known; minima: the points where it and other minima lie, [minimum, params], or
+        [minimum] of a single param.
       tolerance: as in `outcome.verdict`.
       run: a folder that keeps the results, batch by batch; the same sweep run again goes on from there.
         `jaxgd report FOLDER` makes its pictures and its report.
       paths: how many lanes are carried out again for these, record by record; by default an eighth, 8 to 48.
+        It goes with `run`.
       executor: any `concurrent.futures.Executor`; by default one thread per CPU core, or per accelerator.
 
     Returns:
@@ -64,7 +66,8 @@ def sweep(
 
     Raises:
       ValueError, TypeError: an axis that the lane doesn't know or that has no values, a name that the
-        result needs for itself, or what `Descent` and its cost refuse.
+        result needs for itself, or what `Descent` and its cost refuse. Also any number that would change on its
+        way in: whole numbers past int32 wrap in JAX, and floats past float32 become infinite or zero, without x64.
 
     >>> def lane(learning_rate):
     ...     return Descent(lambda x: x**2 + 5, 4.0, optax.sgd(learning_rate))
@@ -72,6 +75,11 @@ def sweep(
     >>> [OUTCOMES[code] for code in results.outcome.values]
     ['descending', 'converged', 'oscillating', 'diverged']
     """
+    checks.executor(executor)
+    if paths is not None:
+        checks.whole("paths", paths, least=0)
+        if run is None:
+            raise ValueError(f"paths = {paths}: they are kept in a run's folder; give run=, or leave paths out")
     source = "" if run is None else _source(lane)
     plan = planned(
         lane,
@@ -85,12 +93,15 @@ def sweep(
         minima=minima,
         tolerance=tolerance,
     )
+    if said := checks.over_memory("sweep", *table.stored_factors(plan)):
+        raise ValueError(said)
     if run is not None:
+        run = checks.run_folder(run)
         from jaxgd import store  # loads zarr
         from jaxgd.files import sole_writer
         from jaxgd.paths import keep
 
-        with sole_writer(Path(run)):
+        with sole_writer(run):
             folder = store.opened(run, plan, plans.fingerprint(plan))
             folder.keep_lane(source)
             for box, figures in carried_out(plan, folder.begin(), executor):
@@ -144,7 +155,9 @@ def replay(lane: Callable[..., Descent], point: Mapping[str, Any], epochs: int) 
       epochs: how many updates; a target or a ceiling does not end it.
 
     Raises:
-      ValueError: the selection holds several lanes, or an argument that it only numbers.
+      ValueError: the selection holds several lanes, or an argument that it only numbers, or that would change on
+        its way in, as whole numbers past int32 do without x64.
+      TypeError: `point` is neither a selection nor a dict of the lane's arguments.
 
     >>> def lane(learning_rate):
     ...     return Descent(lambda x: x**2 + 5, 4.0, optax.sgd(learning_rate))
@@ -156,6 +169,13 @@ def replay(lane: Callable[..., Descent], point: Mapping[str, Any], epochs: int) 
     """
     if hasattr(point, "coords"):
         point = _point_of(lane, point)
+    if not isinstance(point, Mapping) or not all(isinstance(name, str) for name in point):
+        allowed = "must be the lane's arguments by name, or a one-lane selection of the result"
+        raise TypeError(f"point = {checks.shown(point)}: {allowed}")
+    for name, value in point.items():
+        for leaf in jax.tree.leaves(value):
+            if isinstance(leaf, (np.ndarray, np.generic)):  # Python's own objects go to the lane as they are
+                checks.held(f"argument {name!r}", np.asarray(leaf))
     descent = lane(**{name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in point.items()})
     return descend(**{name: getattr(descent, name) for name in inspect.signature(Descent).parameters}, epochs=epochs)
 

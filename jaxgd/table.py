@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxgd import checks
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, NEVER, OUTCOMES, PENDING, goal, named, tolerances
 from jaxgd.plan import Box, Each, Plan, selected
 from jaxgd.ranges import visible
@@ -55,6 +56,16 @@ def variables(plan: Plan) -> dict[str, Variable]:
             (*grid, "epoch"), (*plan.shape, len(plan.records)), real, np.nan, attributes
         )
     return described
+
+
+def stored(plan: Plan) -> int:
+    """Bytes of the variables over the grid, before compression."""
+    return sum(int(v.dtype.itemsize * math.prod(v.shape)) for v in variables(plan).values())
+
+
+def stored_factors(plan: Plan) -> tuple[tuple[int, str], tuple[int, str]]:
+    """Of what these bytes are the product, in words: as `checks.over_memory` takes them."""
+    return (plan.lanes, "lanes"), (stored(plan) // plan.lanes, "bytes, with params and records of the cost")
 
 
 def coordinates(plan: Plan) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
@@ -130,13 +141,17 @@ def best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dataset":
       The table at that setting; a `seed` dimension stays.
 
     Raises:
-      ValueError: every lane diverged, or none has run.
+      ValueError: every lane diverged, or none has run; or the table has no such figure.
+      TypeError: `table` is no result of a sweep.
 
     >>> results = sweep(lane, {"learning_rate": [0.01, 0.4, 0.9, 2]}, epochs=10)
     >>> float(best(results).learning_rate)
     0.4
     """
-    return table.isel(best_place(table, by or selected_by(table)))
+    checks.table("best", table)
+    by = by or selected_by(table)
+    checks.table("best", table, by, "best_epoch", *(["final_cost"] if by == "target_epoch" else []))
+    return table.isel(best_place(table, by))
 
 
 def best_place(table: "xarray.Dataset", by: str) -> dict[Any, int]:
@@ -225,6 +240,7 @@ def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
 
     Raises:
       ValueError: the table has no such dimension, or its values are not numbers.
+      TypeError: `table` is no result of a sweep.
 
     >>> results = sweep(lane, {"learning_rate": [0.01, 0.4, 0.9, 2]}, epochs=100)
     >>> edge = edges(results, along="learning_rate")
@@ -233,6 +249,7 @@ def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
     """
     import xarray
 
+    checks.table("edges", table)
     if along not in table.dims:
         raise ValueError(f"no dimension {along!r}: the table has {', '.join(map(str, table.outcome.dims))}")
     if table[along].dtype.kind not in "iuf":

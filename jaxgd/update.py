@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import PyTree
+
+from jaxgd.checks import kind_of, shown
 
 Rate = PyTree  # a number, an array, or a prefix of the params
 
@@ -25,15 +28,23 @@ def gradient_descent_update(x: PyTree, gradx: PyTree, learning_rate: Rate) -> Py
     Args:
       x: params, any pytree of real numbers or arrays.
       gradx: grads of the cost at x, of the same structure and shapes.
-      learning_rate: η ≥ 0; a number, an array, or a prefix of x.
+      learning_rate: η ≥ 0; a number, an array that broadcasts to x, or a prefix of x.
+
+    Returns:
+      x after the step, of the same structure, shapes and dtypes. Python numbers stay Python numbers, and whole
+      ones become floats as Python has it: with x = 3, gradx = 1 and η = 0.1, x becomes 2.9.
 
     Raises:
-      TypeError: a leaf of x is an array of integers, which cannot hold a fraction of a step.
-      ValueError: the structures do not fit together.
+      TypeError: a leaf is no real number (a bool, None, a complex number), or a leaf of x is an array of integers,
+        which cannot hold a fraction of a step.
+      ValueError: structures or shapes differ.
+
+    >>> gradient_descent_update(3, 1, 0.5)
+    2.5
 
     Source: Cauchy (1847), "Méthode générale pour la résolution des systèmes d'équations simultanées".
     """
-    return jax.tree.map(_descended, x, gradx, _spread(learning_rate, x))
+    return _moved(_descended, _Named("x", x), _Named("gradx", gradx), _Named("learning_rate", learning_rate))
 
 
 def gradient_ascent_update(x: PyTree, gradx: PyTree, learning_rate: Rate) -> PyTree:
@@ -41,7 +52,7 @@ def gradient_ascent_update(x: PyTree, gradx: PyTree, learning_rate: Rate) -> PyT
 
     Arguments and errors as in `gradient_descent_update`.
     """
-    return jax.tree.map(_ascended, x, gradx, _spread(learning_rate, x))
+    return _moved(_ascended, _Named("x", x), _Named("gradx", gradx), _Named("learning_rate", learning_rate))
 
 
 def momentum_update(
@@ -60,7 +71,8 @@ def momentum_update(
     Source: Polyak (1964), "Some methods of speeding up the convergence of iteration methods".
     """
     velocity = _accelerated(velocity, gradx, momentum)
-    return gradient_descent_update(x, velocity, learning_rate), velocity
+    ahead = _Named("velocity", velocity)
+    return _moved(_descended, _Named("x", x), ahead, _Named("learning_rate", learning_rate)), velocity
 
 
 def nesterov_update(
@@ -74,7 +86,8 @@ def nesterov_update(
     initialization and momentum in deep learning".
     """
     velocity = _accelerated(velocity, gradx, momentum)
-    return gradient_descent_update(x, _accelerated(velocity, gradx, momentum), learning_rate), velocity
+    ahead = _Named("velocity", _accelerated(velocity, gradx, momentum))
+    return _moved(_descended, _Named("x", x), ahead, _Named("learning_rate", learning_rate)), velocity
 
 
 class VelocityState(NamedTuple):
@@ -111,30 +124,95 @@ RULES: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
-def _spread(prefix: Rate, x: PyTree) -> PyTree:
-    """One rate per leaf of x."""
-    return jax.tree.broadcast(prefix, x)
+class _Named(NamedTuple):
+    """A tree, and what messages call it."""
+
+    name: str
+    tree: PyTree
+
+    def at(self, place: int) -> str:
+        """What messages call one of its leaves."""
+        return f"{self.name}{jax.tree_util.keystr(jax.tree_util.tree_leaves_with_path(self.tree)[place][0])}"
+
+
+def _moved(move: Callable[[Any, Any, Any], Any], old: _Named, step: _Named, rate: _Named) -> PyTree:
+    """move(old, step, rate), leaf by leaf. Kinds and shapes are known while tracing: a jitted step checks nothing."""
+    leaves, tree = jax.tree.flatten(old.tree)
+    steps, steps_tree = jax.tree.flatten(step.tree)
+    if steps_tree != tree:
+        raise ValueError(_difference(old, step))
+    try:
+        rates = jax.tree.leaves(jax.tree.broadcast(rate.tree, old.tree))
+    except ValueError:
+        raise ValueError(
+            f"{rate.name} = {shown(rate.tree)}: must be a number, an array, or a tree of them that is a prefix of "
+            f"{old.name}, one for each part of it"
+        ) from None
+    moved = []
+    for place, (a, g, r) in enumerate(zip(leaves, steps, rates, strict=True)):
+        for name, leaf in ((old.name, a), (step.name, g), (rate.name, r)):
+            if not _is_real(leaf):
+                raise TypeError(_no_number(old._replace(name=name).at(place), leaf))
+        if np.shape(a) != np.shape(g):
+            raise ValueError(
+                f"{step._replace(tree=old.tree).at(place)} has shape {list(np.shape(g))} and {old.at(place)} has shape "
+                f"{list(np.shape(a))}: they must be the same"
+            )
+        if hasattr(a, "dtype") and not jnp.issubdtype(a.dtype, jnp.floating):
+            here = old.at(place)
+            raise TypeError(
+                f"{here} is an array of {a.dtype}, which cannot hold a fraction of a step: use {here}.astype(float)"
+            )
+        new = move(a, g, r)
+        if np.shape(new) != np.shape(a):
+            raise ValueError(
+                f"{rate.name} has shape {list(np.shape(r))} where {old.at(place)} has shape {list(np.shape(a))}: "
+                f"it must broadcast to that, and not turn it into {list(np.shape(new))}"
+            )
+        moved.append(new.astype(a.dtype) if hasattr(a, "dtype") else new)  # Python numbers stay as they come
+    return tree.unflatten(moved)
+
+
+def _difference(old: _Named, other: _Named) -> str:
+    """In what the structures of two trees differ."""
+
+    def paths(tree):
+        return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+    cure = "give trees of one structure"
+    for has, lacks in ((old, other), (other, old)):
+        there = paths(lacks.tree)
+        if only := [path for path in paths(has.tree) if path not in there]:
+            return f"{has.name} has a leaf {has.name}{only[0]}, and {lacks.name} has none there: {cure}"
+    return f"{old.name} and {other.name} hold their leaves in containers of different types: {cure}"
+
+
+def _is_real(leaf: Any) -> bool:
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None:
+        return isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+
+
+def _no_number(where: str, leaf: Any) -> str:
+    holds = f"holds {leaf.dtype}" if hasattr(leaf, "dtype") else f"is {kind_of(leaf)}"
+    return f"{where} {holds}; it must be a real number, or an array of them"
 
 
 def _descended(x: Any, step: Any, rate: Any) -> Any:
-    return _as_before(x, x - rate * step)
+    return x - rate * step
 
 
 def _ascended(x: Any, step: Any, rate: Any) -> Any:
-    return _as_before(x, x + rate * step)
+    return x + rate * step
 
 
 def _accelerated(velocity: PyTree, gradx: PyTree, momentum: Rate) -> PyTree:
-    return jax.tree.map(lambda v, g, beta: _as_before(v, beta * v + g), velocity, gradx, _spread(momentum, velocity))
+    return _moved(_accumulated, _Named("velocity", velocity), _Named("gradx", gradx), _Named("momentum", momentum))
 
 
-def _as_before(old: Any, new: Any) -> Any:
-    """`new` in the dtype of `old`; Python numbers have none, and stay as they come."""
-    if not hasattr(old, "dtype"):
-        return new
-    if not jnp.issubdtype(old.dtype, jnp.inexact):
-        raise TypeError(f"x is an array of {old.dtype}, which cannot hold a fraction of a step: use x.astype(float)")
-    return new.astype(old.dtype)
+def _accumulated(velocity: Any, gradx: Any, momentum: Any) -> Any:
+    return momentum * velocity + gradx
 
 
 def _stateless(rule: Callable, learning_rate: Rate | optax.Schedule) -> optax.GradientTransformation:

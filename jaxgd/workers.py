@@ -203,7 +203,7 @@ def _program(plan: Plan, static: tuple[int, ...], device: Any, size: _Size) -> P
 
 def _limits(plan: Plan) -> engine.Limits:
     real = _real(plan)
-    ceiling = np.minimum(plan.ceiling, np.finfo(real).max)
+    ceiling = min(plan.ceiling, float(np.finfo(real).max))
     records = np.asarray(plan.records, np.int32)
     by = goal(plan.minimum, plan.tolerance, real)
     return engine.Limits(np.int32(plan.epochs), real(plan.target), real(ceiling), records, by)

@@ -237,6 +237,8 @@ def test_optimizers_that_do_not_fit_the_params():
     with pytest.raises(
         TypeError, match=r"turns params from float32\[\] into float32\[2\]; its hyperparameters must fit"
     ):
+        steps(parabola, 1.0, optax.scale(jnp.array([-0.1, -0.2])))
+    with pytest.raises(ValueError, match=r"learning_rate has shape \[2\] where x has shape \[\]: it must broadcast"):
         steps(parabola, 1.0, jaxgd.gradient_descent(jnp.array([0.1, 0.2])))
     with pytest.raises(TypeError, match=r"turns state.*trace from bfloat16\[\] into float32\[\]"):
         steps(parabola, jnp.bfloat16(3), optax.sgd(0.1, momentum=jnp.float32(0.9)))

@@ -46,8 +46,8 @@ SETTINGS = {
         "sweep: 1 000 000 lanes × 400 073 bytes, with params and records of the cost = 400 GB",
     ),
     "time": (
-        ["run.epochs=2_000_000_000", "sweep.start.x.linspace=[0,1,100_000_000]", "sweep.seed.arange=[6]"],
-        "run.epochs: 600 000 000 lanes × 2 000 000 000 epochs are 1.2e+18 updates; at a thousand million a second, 38 years",
+        ["run.epochs=1_000_000_000", "sweep.start.x.linspace=[0,1,100_000_000]", "sweep.seed.arange=[12]"],
+        "run.epochs: 1 200 000 000 lanes × 1 000 000 000 epochs are 1.2e+18 updates; at a thousand million a second, 38 years",
     ),
     "programs": (
         ["sweep.start.x={ linspace=[0,1,100_000], each=true }"],
