@@ -191,7 +191,7 @@ def best_rates(
     figures = {name: values.transpose(*others, dimension).values for name, values in figures.items()}
     allowed = _allowance(table, by, factor)
     shape = figures["diverged"].shape[:-1]
-    answers = {name: np.full(shape, np.nan) for name in _ANSWERS}
+    answers = {name: np.full(shape, np.nan) for name in ANSWERS}
     for point in np.ndindex(shape):
         here = {name: values[point] for name, values in figures.items()}
         for name, value in _answer(here, allowed).items():
@@ -201,7 +201,7 @@ def best_rates(
 
 
 _SCORES = ("final_cost", "best_cost", "target_epoch")
-_ANSWERS = ("best", "score", "low", "high", "ties", "edge", "unstable", "below_edge", "changes")
+ANSWERS = ("best", "score", "low", "high", "ties", "edge", "unstable", "below_edge", "changes")
 
 
 class CriticalRate(NamedTuple):

@@ -20,6 +20,7 @@ from jaxgd.program import compiled
 if TYPE_CHECKING:
     import xarray
 
+NAMES = ("cost", "gradient_norm", "position", "best", "outcome")  # of what is kept of paths, beside params and metrics
 _BYTES = 1 << 23  # of all stored paths together; beyond it, their records are thinned
 _MOST_RECORDS = 2001  # of a path: a curve has no more dots
 _FEWEST_RECORDS = 201  # if there is no room for as many with all their params, these are not kept

@@ -280,7 +280,7 @@ def _check_names(lane: Callable, axes: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"axis {name!r}: the lane has no such argument; it takes {', '.join(known) or 'none'}{hint}"
             )
-        if name in _TAKEN:
+        if name in TAKEN:
             raise ValueError(
                 f"axis {name!r}: the result has a variable of this name; call the lane's argument otherwise"
             )
@@ -290,14 +290,14 @@ def _check_names(lane: Callable, axes: Mapping[str, Any]) -> None:
         raise ValueError(f"the lane needs {', '.join(missing)}: give each an axis, or a default")
 
 
-_TAKEN = {*FIGURES, "params", "epoch", "cost_history"}  # by variables that every result may have
+TAKEN = {*FIGURES, "params", "epoch", "cost_history"}  # by variables that every result may have
 
 
 def _check_metrics(plan: Plan) -> None:
     """Refuses metrics whose names already stand for something in the result."""
     axes = [name for dimension in plan.dimensions for name in dimension.axes]
     for name in plan.outline["metrics"]:
-        if name in (*_TAKEN, *axes, *plan.labels, "cost"):
+        if name in (*TAKEN, *axes, *plan.labels, "cost"):
             raise ValueError(f"metric {name!r}: the result has an axis or a variable of this name; call it otherwise")
 
 

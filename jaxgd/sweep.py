@@ -85,10 +85,11 @@ def sweep(
         tolerance=tolerance,
     )
     if run is not None:
-        from jaxgd import store  # loads zarr
+        from jaxgd import reserved, store  # loads zarr
         from jaxgd.files import sole_writer
         from jaxgd.paths import keep
 
+        reserved.check(plan)
         with sole_writer(Path(run)):
             folder = store.opened(run, plan, plans.fingerprint(plan))
             folder.keep_lane(_source(lane))

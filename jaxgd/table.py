@@ -18,6 +18,7 @@ COUNTS = ("best_epoch", "epochs", "target_epoch", "diverged_epoch", "crossings",
 MAYBE_NEVER = ("target_epoch", "diverged_epoch", "minimum")
 REPLICATES = ("seed", "network_seed", "data_seed")  # dimensions that repeat a setting rather than change it
 _ALIGNED = 64  # bytes: where a variable may begin
+EDGES = ("low", "high", "stable", "unstable", "changes")  # what `edges` says
 METRICS = tuple(f"{part}_{what}" for what in ("cost", "accuracy") for part in ("train", "validation", "test"))
 
 
