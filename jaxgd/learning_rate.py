@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgd import plan as plans
 from jaxgd.descent import Descent, Metrics, whole
-from jaxgd.outcome import DIVERGED, OSCILLATING, OUTCOMES, PENDING
+from jaxgd.outcome import DIVERGED, OSCILLATING, OUTCOMES, has_run
 from jaxgd.sweep import sweep
 from jaxgd.table import METRICS, REPLICATES, is_accuracy, merits
 
@@ -180,7 +180,7 @@ def best_rates(
         raise ValueError(f"factor = {factor!r}: must be 1 or more")
     _check_figure(by, map(str, table.data_vars))
     replicates = [name for name in REPLICATES if name in table["outcome"].dims and name != dimension]
-    diverged, ran = table["outcome"] == DIVERGED, table["outcome"] != PENDING
+    diverged, ran = table["outcome"] == DIVERGED, has_run(table["outcome"])
     figures = {
         "rates": table[along].astype(float).broadcast_like(ran.isel(dict.fromkeys(replicates, 0), drop=True)),
         "diverged": diverged.any(replicates),

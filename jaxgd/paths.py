@@ -64,8 +64,8 @@ def keep(
 
 def _number(plan: plans.Plan, wanted: int | None) -> int:
     if all(dimension.static or dimension.size == 1 for dimension in plan.dimensions):
-        return plan.lanes
-    return min(max(plan.lanes // 8, 8), 48) if wanted is None else wanted
+        return plans.present(plan)
+    return min(max(plans.present(plan) // 8, 8), 48) if wanted is None else wanted
 
 
 def replayed(

@@ -469,6 +469,19 @@ def lanes_of(box: Box) -> int:
     return math.prod(part.stop - part.start for part in box)
 
 
+def present_in(plan: Plan, box: Box) -> int:
+    """Lanes of a box that there are."""
+    if plan.absent is None:
+        return lanes_of(box)
+    absent = plan.absent[box[: plan.absent.ndim]]
+    return lanes_of(box) // absent.size * int((~absent).sum())
+
+
+def present(plan: Plan) -> int:
+    """Lanes that there are in all: those of the grid, but for trials that an optimizer lacks."""
+    return present_in(plan, tuple(slice(0, size) for size in plan.shape))
+
+
 class NeedsValue(TypeError):
     """A value that varies within a program was needed before it could be traced."""
 

@@ -38,7 +38,7 @@ from zarr.storage import LocalStore
 from jaxgd import manifest, table
 from jaxgd.files import StoreError, flush, flush_folders, hashed, now, sweep_partial, write_bytes, write_text
 from jaxgd.manifest import check_intact, is_intact, read_manifest
-from jaxgd.plan import Box, Plan, lanes_of
+from jaxgd.plan import Box, Plan, present, present_in
 from jaxgd.ranges import visible
 
 if TYPE_CHECKING:
@@ -72,10 +72,11 @@ class Folder:
         """
         boxes = self.unfinished()
         if boxes and self.source is not None:
-            finished = self.plan.lanes - sum(map(lanes_of, boxes))
+            lanes = present(self.plan)
+            finished = lanes - sum(present_in(self.plan, box) for box in boxes)
             if others := manifest.note_session(self.path, self.source, finished):
                 warnings.warn(
-                    f"{self.path} goes on with other versions than it began with: {finished} of its {self.plan.lanes} "
+                    f"{self.path} goes on with other versions than it began with: {finished} of its {lanes} "
                     f"lanes are of {', '.join(others)}; they are kept, and the rest may be rounded otherwise, which "
                     "tells where an edge is near; --fresh, or another folder, makes all of them alike",
                     stacklevel=2,
@@ -298,7 +299,7 @@ def opened_table(path: Path) -> "xarray.Dataset":
         except _UNREADABLE as error:
             where = path / _RESULTS / str(name)
             raise StoreError(f"{where} holds a torn chunk of a batch that is not finished; run again") from error
-    limits = _opened_part(path, _LIMITS)
+    results, limits = table.without_absent(results), _opened_part(path, _LIMITS)
     return results if limits is None else results.assign(limits.data_vars)
 
 
