@@ -141,6 +141,7 @@ def _plan(config: Config, folder: Path) -> plans.Plan:
     trials = trials_of(config, _private_numbers(config))
     shared = [axis for axis in cfg.axes(config) if axis.optimizer is None]
     lane = UserLane(config, folder) if config.lane else _Lane(config, folder)
+    partners = {key for group in cfg.paired(config) for key in group}
     values: dict[str, Any] = {}
     if config.optimizers:
         values["optimizer"] = plans.each(list(config.optimizers))
@@ -150,6 +151,8 @@ def _plan(config: Config, folder: Path) -> plans.Plan:
         _check_name(axis, {*reserved.NAMES, *values, *(() if config.lane else ("optimizer", "trial"))})
         if axis in shared:
             values[axis.name] = lane.values(axis)
+            if axis.name in REPLICATES and axis.key not in partners:
+                _check_distinct(axis, values[axis.name])
     named = {axis.key: axis.name for axis in shared}
     budget.check_programs(budget.programs(values.values()))
     minimum, minima = lane.known_minima({key: values[name] for key, name in named.items()})
@@ -171,6 +174,12 @@ def _plan(config: Config, folder: Path) -> plans.Plan:
     )
     reserved.check(plan)
     return plan
+
+
+def _check_distinct(axis: Axis, seeds: Any) -> None:
+    known, counts = np.unique(seeds.values if isinstance(seeds, plans.Each) else seeds, return_counts=True)
+    if twice := known[counts > 1].tolist():
+        raise ConfigError(f"sweep.{axis.key}: the seed {twice[0]} is there twice; a lane that is repeated says no more")
 
 
 def _check_name(axis: Axis, taken: set[str]) -> None:
