@@ -7,9 +7,10 @@ their figures back. The ledger has one writer, which is the process that asked.
 """
 
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +36,12 @@ def connected(address: str) -> Iterator["Client"]:
     """A client of the scheduler at an address (tcp://host:8786), or in the file that a scheduler has written.
 
     Raises:
-      ConfigError: nothing answers there, there are no workers, or theirs are other packages than ours.
+      ConfigError: nothing answers there, there are no workers, or theirs are other packages than ours; or, from within,
+        the scheduler is gone.
     """
     try:
         from distributed import Client
+        from distributed.comm import CommClosedError
     except ImportError:
         raise ConfigError('--cluster needs dask.distributed: pip install "jaxgd[cluster]"') from None
     where = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
@@ -49,7 +52,7 @@ def connected(address: str) -> Iterator["Client"]:
             f"--cluster {address}: no scheduler answers there within {_PATIENCE} s; "
             "give the address that dask-scheduler prints, as in tcp://host:8786, or its scheduler file"
         ) from error
-    with client:
+    with contextlib.ExitStack() as after, client:
         try:
             client.wait_for_workers(1, timeout=_PATIENCE)
         except OSError as error:
@@ -57,7 +60,24 @@ def connected(address: str) -> Iterator["Client"]:
                 f"--cluster {address}: the scheduler has no workers yet; start some, then again"
             ) from error
         _check_versions(address, client.run(versions))
-        yield client
+        try:
+            yield client
+        except (CancelledError, CommClosedError) as error:
+            after.enter_context(_unlogged("distributed.client"))  # closed while it connects again, it logs a traceback
+            raise ConfigError(
+                f"--cluster {address}: the scheduler is gone; what is finished is kept, and the same command goes on "
+                "from there: start a scheduler and workers again, or leave out --cluster"
+            ) from error
+
+
+@contextlib.contextmanager
+def _unlogged(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
 
 
 def carried_out(

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from jaxgd import checks
 from jaxgd.learning_rate import best_rates
-from jaxgd.outcome import DIVERGED, PENDING
+from jaxgd.outcome import DIVERGED, has_run
 from jaxgd.table import METRICS, REPLICATES, best, by_name, is_accuracy, merits, scores, selected_by
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def compared(table: "xarray.Dataset", by: str | None = None, factor: float = 2.0
 def _contender(name: str, table: "xarray.Dataset", by: str, factor: float) -> Contender:
     outcome = table["outcome"]
     replicates = [d for d in REPLICATES if d in outcome.dims]
-    ran = (outcome != PENDING).any(replicates)
-    share = float((outcome == DIVERGED).sum() / max(1, int((outcome != PENDING).sum())))
+    every = has_run(outcome)
+    ran, share = every.any(replicates), float((outcome == DIVERGED).sum() / max(1, int(every.sum())))
     try:
         setting = best(table, by)
     except ValueError:
@@ -179,7 +179,7 @@ def _trial_scores(table: "xarray.Dataset", by: str) -> np.ndarray:
     score = scores(table, by)
     ceiling = 1.0 if is_accuracy(by) else table["start_cost"].astype(float)
     score = score.where(score <= ceiling, ceiling).median(replicates)
-    return score.values[(table["outcome"] != PENDING).all(replicates).values]
+    return score.values[has_run(table["outcome"]).all(replicates).values]
 
 
 def expected_minimum(scores: Float[np.ndarray, " trial"], counts: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

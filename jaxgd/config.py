@@ -1,7 +1,7 @@
 """TOML to a checked config. Every error names the file, the key, what is wrong, and what is allowed."""
 
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +11,7 @@ import tomli_w
 from pydantic import ConfigDict, Field
 
 from jaxgd.plan import selected
-from jaxgd.ranges import Axis, ConfigError, is_word, near, ranges_of, shown
+from jaxgd.ranges import Axis, ConfigError, check_held, is_number, is_word, near, ranges_of, shown
 
 _MOST_BYTES = 1 << 26
 _DEEPEST = 32
@@ -176,6 +176,8 @@ def checked(content: dict[str, Any], where: str) -> Config:
     try:
         _check_tables(config)
         axes(config)
+        for key, value in _numbers(config):
+            check_held(key, value, config.run.precision)
         run = config.run.model_copy(update={"select": _selected(config)})
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
@@ -367,6 +369,34 @@ def _check_tables(config: Config) -> None:
             raise ConfigError(f"{where}: is the rate of all, for [sweep]; give each optimizer its own, or another name")
         if where != "optimizer" and not is_word(where.removeprefix("optimizers.")):
             raise ConfigError(f"{where}: must be called by a word of letters, digits and _; its name says what it is")
+
+
+def _numbers(config: Config) -> Iterator[tuple[str, float]]:
+    """The numbers that lanes get in the run's precision, each with its key; what is none is refused elsewhere."""
+    run, cost = config.run, config.cost or Cost()
+    said: dict[str, Any] = {"cost.minimum": cost.minimum, "cost.minima": cost.minima}
+    said |= {"run.target": run.target, "run.tolerance": run.tolerance}
+    said |= {f"cost.constants.{name}": value for name, value in cost.constants.items()}
+    tables = {f"optimizers.{n}": o for n, o in (config.optimizers or {}).items()} | {"optimizer": config.optimizer}
+    for where, table in tables.items():
+        if table and table.function is None:
+            said |= {f"{where}.{name}": value for name, value in table.arguments.items()}
+    drawn = {f"start.{name}": start for name, start in (config.start or {}).items()}
+    drawn |= {f"sweep.{a.key}": {a.word: a.numbers} for a in axes(config) if not (a.each and a.path[0] == "lane")}
+    for key, value in (said | drawn).items():
+        yield from ((key, number) for number in _leaves(value) if is_number(number))
+    for key, value in drawn.items():
+        for word in {"uniform", "linspace"} & {*(value if isinstance(value, dict) else ())}:
+            low, high, *_ = [*filter(is_number, _leaves(value[word])), 0, 0]
+            yield f"{key}: the width of {word}", float(high) - float(low)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, (dict, list)):
+        for inner in _within(value):
+            yield from _leaves(inner)
+    else:
+        yield value
 
 
 def _sentence(error: dict[str, Any]) -> str:

@@ -114,6 +114,8 @@ class WrittenCost:
 
     def _check_expression(self, used: tuple[str, ...]) -> None:
         cost = self.config.cost
+        for number in self.cost.numbers:
+            ranges.check_held("cost.expression: the number", number, self.config.run.precision)
         tables = dict.fromkeys(self.start, "start") | dict.fromkeys(cost.constants, "cost.constants")
         for name, table in tables.items():
             if meaning := expression.meaning(name):

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float, Shaped
 
@@ -95,11 +96,27 @@ def load(
         )
     if rows.classes is not None and len(set(rows.targets.tolist())) < 2:
         raise ConfigError(f"data: every row has the same label, {rows.classes[rows.targets[0]]}: nothing to tell apart")
+    _check_held("inputs", rows.inputs, standardise)
+    if rows.classes is None:
+        _check_held("targets", rows.targets, standardise)
     train, validation, test = (Part(rows.inputs[i], rows.targets[i]) for i in _parts(rows, split, seed))
     if standardise:
         inputs, targets = _to_unit(train.inputs), _to_unit(train.targets) if rows.classes is None else _as_is
         train, validation, test = (Part(inputs(p.inputs), targets(p.targets)) for p in (train, validation, test))
     return Data(train, validation, test, rows.classes)
+
+
+def _check_held(what: str, found: np.ndarray, standardised: bool) -> None:
+    """Refuses columns of numbers that the run's precision has no room for; or, where they are squared, that float64 has
+    none for."""
+    real, largest = np.finfo(jax.dtypes.canonicalize_dtype(float)), abs(found).max(0)
+    least, most = (1e-150, 1e150) if standardised else (float(real.tiny), float(real.max))
+    for column in np.flatnonzero((largest > most) | ((largest > 0) & (largest < least)))[:1]:
+        advice = "" if standardised or real.bits == 64 else ', or set run.precision = "float64"'
+        raise ConfigError(
+            f"data: column {column} of the {what} holds numbers of size {largest[column]:.6g}, and there is room for 0 "
+            f"and {least:.4g} to {most:.4g}; scale them{advice}"
+        )
 
 
 def _as_labels(rows: Rows, where: str) -> Rows:
@@ -108,6 +125,11 @@ def _as_labels(rows: Rows, where: str) -> Rows:
     if not rows.either or (values % 1 != 0).any():
         such = next((f", such as {v:.6g}" for v in values if v % 1), "")
         raise ConfigError(f"{where}: holds measured numbers{such}, and not labels")
+    if (large := abs(values) >= 2**53).any():
+        raise ConfigError(
+            f"{where}: holds the label {values[large][0]:.0f}, and numbers from 2**53 on can't all be told apart: "
+            "write labels as words"
+        )
     classes, codes = np.unique(values, return_inverse=True)
     return rows._replace(targets=codes, classes=tuple(f"{value:.0f}" for value in classes))
 
@@ -297,6 +319,7 @@ def _lines(where: str, path: Path) -> tuple[list[str], list[int], list[list[str]
 def _column(where: str, name: str, lines: list[int], fields: Sequence[str]) -> np.ndarray:
     try:
         values = np.array(fields, float)
+        values[[place for place, field in enumerate(fields) if "_" in field]] = np.nan
     except ValueError:
         values = np.array([float(field) if _is_real(field) else np.nan for field in fields])
     if bad := np.flatnonzero(~np.isfinite(values)).tolist():
@@ -359,4 +382,4 @@ def _is_real(field: str) -> bool:
         float(field)
     except ValueError:
         return False
-    return True
+    return "_" not in field  # Python reads 1_000 as a number

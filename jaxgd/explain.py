@@ -117,7 +117,7 @@ def explained(folder: Path, asked: Mapping[str, Any]) -> Facts:
         best=winner,
         missing=float(missing[0]),
         select=run.config.run.select,
-        lanes=run.plan.lanes,
+        lanes=plans.present(run.plan),
         diverged=int((table["outcome"] == DIVERGED).sum()),
         remarks=found.remarks + ([] if run.is_unchanged else [_CHANGED]),
         settings=lanes.settings(run.config, single),

@@ -44,6 +44,7 @@ class Expression:
 
     text: str
     names: tuple[str, ...]  # in the order in which they appear
+    numbers: tuple[float, ...]  # all that it holds
     _value: Value = field(repr=False, compare=False)
 
     def __call__(self, **values: Any) -> Array:
@@ -77,7 +78,8 @@ def parse(text: str) -> Expression:
     tree = _tree(text)
     value = _Reader(text).value(tree)
     names = sorted((n for n in ast.walk(tree) if isinstance(n, ast.Name)), key=lambda n: n.col_offset)
-    return Expression(text, tuple(dict.fromkeys(n.id for n in names if meaning(n.id) is None)), value)
+    numbers = tuple(float(n.value) for n in ast.walk(tree) if isinstance(n, ast.Constant))
+    return Expression(text, tuple(dict.fromkeys(n.id for n in names if meaning(n.id) is None)), numbers, value)
 
 
 def meaning(name: str) -> str | None:

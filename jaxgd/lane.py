@@ -13,27 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgd import budget, names, ranges
+from jaxgd import budget, names, ranges, reserved
 from jaxgd import config as cfg
 from jaxgd import plan as plans
 from jaxgd.config import Config
 from jaxgd.costs import cost_of, start_at, start_of, under
 from jaxgd.descent import Descent
 from jaxgd.fit import layers_of
-from jaxgd.outcome import FIGURES
 from jaxgd.ranges import Axis, ConfigError, near
-from jaxgd.table import METRICS, REPLICATES
+from jaxgd.table import REPLICATES
 from jaxgd.trials import trials_of
 from jaxgd.user_lane import UserLane
 
 if TYPE_CHECKING:
     import xarray
-
-_RESERVED = {  # names in results and in their folder
-    *FIGURES,
-    *METRICS,
-    *("params", "epoch", "cost_history", "known_limit", "limit_formula", "sharpness", "done"),
-}
 
 
 def planned(config: Config, where: str, folder: Path) -> plans.Plan:
@@ -147,23 +140,22 @@ def _plan(config: Config, folder: Path) -> plans.Plan:
     trials = trials_of(config, _private_numbers(config))
     shared = [axis for axis in cfg.axes(config) if axis.optimizer is None]
     lane = UserLane(config, folder) if config.lane else _Lane(config, folder)
+    partners = {key for group in cfg.paired(config) for key in group}
     values: dict[str, Any] = {}
     if config.optimizers:
         values["optimizer"] = plans.each(list(config.optimizers))
     if trials.axes:
         values["trial"] = lane.trial_values()
     for axis in cfg.axes(config):
-        if axis.name in _RESERVED or axis.name in values:
-            raise ConfigError(
-                f"sweep.{axis.key}: the result has a variable named {axis.name}; rename the axis, as in "
-                f'{{ ..., name = "{axis.path[0]}_{axis.name}" }}'
-            )
+        _check_name(axis, {*reserved.NAMES, *values, *(() if config.lane else ("optimizer", "trial"))})
         if axis in shared:
             values[axis.name] = lane.values(axis)
+            if axis.name in REPLICATES and axis.key not in partners:
+                _check_distinct(axis, values[axis.name])
     named = {axis.key: axis.name for axis in shared}
     budget.check_programs(budget.programs(values.values()))
     minimum, minima = lane.known_minima({key: values[name] for key, name in named.items()})
-    return plans.planned(
+    plan = plans.planned(
         lane,
         values,
         epochs=config.run.epochs,
@@ -179,6 +171,28 @@ def _plan(config: Config, folder: Path) -> plans.Plan:
         keep_params=config.record.params == "all",
         select=config.run.select,
     )
+    reserved.check(plan)
+    return plan
+
+
+def _check_distinct(axis: Axis, seeds: Any) -> None:
+    known, counts = np.unique(seeds.values if isinstance(seeds, plans.Each) else seeds, return_counts=True)
+    if twice := known[counts > 1].tolist():
+        raise ConfigError(f"sweep.{axis.key}: the seed {twice[0]} is there twice; a lane that is repeated says no more")
+
+
+def _check_name(axis: Axis, taken: set[str]) -> None:
+    if axis.name in taken:
+        raise ConfigError(
+            f"sweep.{axis.key}: the result has a variable named {axis.name}; rename the axis, as in "
+            f'{{ ..., name = "{axis.path[0]}_{axis.name}" }}'
+        )
+    is_seed = axis.path[-1] == "seed" and axis.path[0] != "start" and axis.path[1:2] != ["constants"]
+    if axis.name in REPLICATES and not is_seed:
+        raise ConfigError(
+            f"sweep.{axis.key}: {axis.name} is the name of an axis of seeds, over which medians are taken; rename the "
+            f'axis, as in {{ ..., name = "{axis.path[0]}_{axis.name}" }}'
+        )
 
 
 # --- what can't be traced ---

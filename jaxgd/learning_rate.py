@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxgd import checks
 from jaxgd import plan as plans
 from jaxgd.descent import Descent, Metrics
-from jaxgd.outcome import DIVERGED, OSCILLATING, OUTCOMES, PENDING
+from jaxgd.outcome import DIVERGED, OSCILLATING, OUTCOMES, has_run
 from jaxgd.sweep import in_memory
 from jaxgd.table import METRICS, REPLICATES, is_accuracy, merits
 
@@ -184,7 +184,7 @@ def best_rates(
     factor = _checked_factor(factor)
     _check_figure(by, map(str, table.data_vars))
     replicates = [name for name in REPLICATES if name in table["outcome"].dims and name != dimension]
-    diverged, ran = table["outcome"] == DIVERGED, table["outcome"] != PENDING
+    diverged, ran = table["outcome"] == DIVERGED, has_run(table["outcome"])
     figures = {
         "rates": table[along].astype(float).broadcast_like(ran.isel(dict.fromkeys(replicates, 0), drop=True)),
         "diverged": diverged.any(replicates),
@@ -195,7 +195,7 @@ def best_rates(
     figures = {name: values.transpose(*others, dimension).values for name, values in figures.items()}
     allowed = _allowance(table, by, factor)
     shape = figures["diverged"].shape[:-1]
-    answers = {name: np.full(shape, np.nan) for name in _ANSWERS}
+    answers = {name: np.full(shape, np.nan) for name in ANSWERS}
     for point in np.ndindex(shape):
         here = {name: values[point] for name, values in figures.items()}
         for name, value in _answer(here, allowed).items():
@@ -205,7 +205,7 @@ def best_rates(
 
 
 _SCORES = ("final_cost", "best_cost", "target_epoch")
-_ANSWERS = ("best", "score", "low", "high", "ties", "edge", "unstable", "below_edge", "changes")
+ANSWERS = ("best", "score", "low", "high", "ties", "edge", "unstable", "below_edge", "changes")
 
 
 class CriticalRate(NamedTuple):

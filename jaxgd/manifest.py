@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from jaxgd.files import StoreError, hash_of, hashed, now, within, write_text
-from jaxgd.plan import Plan
+from jaxgd.plan import Plan, present
 
 LAYOUT = 1
 NAME = "manifest.json"
@@ -56,7 +56,7 @@ def made(plan: Plan, fingerprint: str, source: Path) -> dict[str, Any]:
     return {
         "layout": LAYOUT,
         "fingerprint": fingerprint,
-        "lanes": plan.lanes,
+        "lanes": present(plan),
         "precision": "float64" if plan.x64 else "float32",
         **session(source),
         "resumed": [],

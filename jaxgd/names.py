@@ -21,6 +21,7 @@ from jaxgd import config as cfg
 from jaxgd.ranges import ConfigError, is_number, near, reals, shown
 from jaxgd.surfaces import SURFACES, Surface
 
+_MOST = 1 << 31  # of whole numbers, which are 32 bits long
 Factory = Callable[..., optax.GradientTransformation]
 Parameters = dict[str, inspect.Parameter]
 
@@ -107,6 +108,8 @@ def argument(where: str, parameter: inspect.Parameter | None, value: Any) -> Any
     wanted, fits = _KINDS[kind]
     if not fits(value):
         raise ConfigError(f"{where} = {shown(value)}: must be {wanted}")
+    if (kind == "whole" or _counts(parameter)) and not isinstance(value, list) and abs(value) >= _MOST:
+        raise ConfigError(f"{where} = {shown(value)}: must be {wanted} below {_MOST} in size")
     if isinstance(value, list):
         return tuple(value) if kind == "pair" else np.asarray(value, float)
     if kind == "whole":

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxgd.outcome import ABSENT
 from jaxgd.ranges import ConfigError, is_number, near, shown
-from jaxgd.table import REPLICATES
+from jaxgd.table import REPLICATES, is_log
 
 if TYPE_CHECKING:
     import xarray
@@ -39,12 +40,13 @@ def nearest(table: "xarray.Dataset", asked: Mapping[str, Any]) -> Lane:
     wanting: list[str] = []
     known: set[str] = set()
     for dimension in table["outcome"].dims:  # optimizers come before their trials
-        labels = _labels(table.isel(place), str(dimension))
+        part = _there(table.isel(place), str(dimension))
+        labels = _labels(part, str(dimension))
         mine = {name: asked[name] for name in labels if name in asked}
         known |= {*labels}
         open_ = _open(labels, str(dimension)) if dimension == "trial" and "trial" not in mine else {}
         if not mine or {*open_} - {*mine}:
-            if table.sizes[dimension] > 1 and dimension not in REPLICATES:
+            if part.sizes[dimension] > 1 and dimension not in REPLICATES:
                 wanting += [
                     f"{name}={_what(values)}"
                     for name, values in _open(labels, str(dimension)).items()
@@ -60,6 +62,12 @@ def nearest(table: "xarray.Dataset", asked: Mapping[str, Any]) -> Lane:
     if wanting:
         raise ConfigError(f"which lane? Give {'; and '.join(wanting)}")
     return Lane(place, remarks)
+
+
+def _there(table: "xarray.Dataset", dimension: str) -> "xarray.Dataset":
+    """The points of a dimension that there are: an optimizer may have fewer trials than another."""
+    outcome = table["outcome"]
+    return table.isel({dimension: (outcome != ABSENT).any([d for d in outcome.dims if d != dimension])})
 
 
 def _labels(table: "xarray.Dataset", dimension: str) -> dict[str, np.ndarray]:
@@ -91,7 +99,7 @@ def _nearest_of(mine: dict[str, Any], labels: dict[str, np.ndarray]) -> int:
 
 
 def _distances(name: str, value: Any, values: np.ndarray) -> np.ndarray:
-    """How far each point lies from a value, squared, in units of the axis' own span."""
+    """How far each point lies from a value, squared, in units of the axis' own span; by ratio where it is spread so."""
     if values.dtype.kind not in "iuf":
         there = np.array([str(one).lower() == str(value).lower() for one in values])
         if not there.any():
@@ -102,9 +110,12 @@ def _distances(name: str, value: Any, values: np.ndarray) -> np.ndarray:
         raise ConfigError(f"{name} = {shown(value)}: must be a {'list of numbers' if values.ndim > 1 else 'number'}")
     if values.ndim > 1 and len(numbers) != values.shape[1]:
         raise ConfigError(f"{name} = {shown(value)}: must be a list of {values.shape[1]} numbers")
+    wanted, by_ratio = np.asarray(numbers, float), values.ndim == 1 and is_log(values) and numbers[0] > 0
     values = values.reshape(len(values), -1).astype(float)
+    if by_ratio:
+        values, wanted = np.log(values), np.log(wanted)
     span = np.nanmax(values) - np.nanmin(values)
-    return np.square((values - np.asarray(numbers, float)) / (span or 1.0)).sum(axis=1)
+    return np.square((values - wanted) / (span or 1.0)).sum(axis=1)
 
 
 def _differences(mine: dict[str, Any], labels: dict[str, np.ndarray], index: int) -> list[str]:
@@ -116,8 +127,13 @@ def _differences(mine: dict[str, Any], labels: dict[str, np.ndarray], index: int
         there = values[index].tolist()
         outside = values.ndim == 1 and not np.nanmin(values) <= value <= np.nanmax(values)
         ends = f", which ends at {np.nanmin(values):.6g} and {np.nanmax(values):.6g}" if outside else ""
-        said.append(f"{name} = {_short(there)} is the nearest of {len(values)} to {_short(value)}{ends}")
+        said.append(f"{name} = {_short(there)} is the nearest of {_count(values)} to {_short(value)}{ends}")
     return said
+
+
+def _count(values: np.ndarray) -> int:
+    """How many different points there are: of trials, several may share a value."""
+    return len(np.unique(values[np.isfinite(values)] if values.ndim == 1 else values, axis=0))
 
 
 def _open(labels: dict[str, np.ndarray], dimension: str) -> dict[str, np.ndarray]:

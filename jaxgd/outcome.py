@@ -20,6 +20,7 @@ from jaxgd.descent import norm
 
 OUTCOMES = ("pending", "converged", "trapped", "oscillating", "descending", "diverged")
 PENDING, CONVERGED, TRAPPED, OSCILLATING, DESCENDING, DIVERGED = range(6)
+ABSENT = len(OUTCOMES)  # no outcome, for there is no such lane: an optimizer that has fewer trials than another
 NEVER = -1  # an epoch or an index that does not apply
 
 FIGURES = {
@@ -42,6 +43,11 @@ FIGURES = {
     "highest_gradient_norm": "highest gradient norm in the window",
     "swing_gradient_norm": "highest gradient norm of the last two swings in the window",
 }
+
+
+def has_run(outcome: Any) -> Any:
+    """Which lanes have run: of those that there are, all but the pending ones."""
+    return (outcome != PENDING) & (outcome != ABSENT)
 
 
 class Watch(NamedTuple):

@@ -20,6 +20,7 @@ from jaxgd.trace import Trace
 if TYPE_CHECKING:
     import xarray
 
+NAMES = ("cost", "gradient_norm", "position", "best", "outcome")  # of what is kept of paths, beside params and metrics
 _BYTES = 1 << 23  # of all stored paths together; beyond it, their records are thinned
 _MOST_RECORDS = 2001  # of a path: a curve has no more dots
 _FEWEST_RECORDS = 201  # if there is no room for as many with all their params, these are not kept
@@ -63,8 +64,8 @@ def keep(
 
 def _number(plan: plans.Plan, wanted: int | None) -> int:
     if all(dimension.static or dimension.size == 1 for dimension in plan.dimensions):
-        return plan.lanes
-    return min(max(plan.lanes // 8, 8), 48) if wanted is None else wanted
+        return plans.present(plan)
+    return min(max(plans.present(plan) // 8, 8), 48) if wanted is None else wanted
 
 
 def replayed(

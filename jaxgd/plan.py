@@ -295,7 +295,7 @@ def _check_names(lane: Callable, axes: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"axis {name!r}: the lane has no such argument; it takes {', '.join(known) or 'none'}{hint}"
             )
-        if name in _TAKEN:
+        if name in TAKEN:
             raise ValueError(
                 f"axis {name!r}: the result has a variable of this name; call the lane's argument otherwise"
             )
@@ -305,14 +305,14 @@ def _check_names(lane: Callable, axes: Mapping[str, Any]) -> None:
         raise ValueError(f"the lane needs {', '.join(missing)}: give each an axis, or a default")
 
 
-_TAKEN = {*FIGURES, "params", "epoch", "cost_history"}  # by variables that every result may have
+TAKEN = {*FIGURES, "params", "epoch", "cost_history"}  # by variables that every result may have
 
 
 def _check_metrics(plan: Plan) -> None:
     """Refuses metrics whose names already stand for something in the result."""
     axes = [name for dimension in plan.dimensions for name in dimension.axes]
     for name in plan.outline["metrics"]:
-        if name in (*_TAKEN, *axes, *plan.labels, "cost"):
+        if name in (*TAKEN, *axes, *plan.labels, "cost"):
             raise ValueError(f"metric {name!r}: the result has an axis or a variable of this name; call it otherwise")
 
 
@@ -497,6 +497,19 @@ def bytes_of(tree: PyTree) -> int:
 
 def lanes_of(box: Box) -> int:
     return math.prod(part.stop - part.start for part in box)
+
+
+def present_in(plan: Plan, box: Box) -> int:
+    """Lanes of a box that there are."""
+    if plan.absent is None:
+        return lanes_of(box)
+    absent = plan.absent[box[: plan.absent.ndim]]
+    return lanes_of(box) // absent.size * int((~absent).sum())
+
+
+def present(plan: Plan) -> int:
+    """Lanes that there are in all: those of the grid, but for trials that an optimizer lacks."""
+    return present_in(plan, tuple(slice(0, size) for size in plan.shape))
 
 
 class NeedsValue(TypeError):

@@ -276,6 +276,17 @@ def is_number(value: Any) -> bool:
     return abs(value) < (_LARGEST if isinstance(value, int) else float("inf"))
 
 
+def check_held(where: str, value: float, precision: str) -> None:
+    """Refuses a finite number that a precision has no room for, and which a lane would get as infinite or as 0."""
+    least, most = float(np.finfo(precision).tiny), float(np.finfo(precision).max)
+    if abs(value) <= most and not 0 < abs(value) < least:
+        return
+    advice = '; set run.precision = "float64"' if precision == "float32" else ""
+    raise ConfigError(
+        f"{where} = {shown(value)}: {precision} holds 0 and numbers of size {least:.4g} to {most:.4g}{advice}"
+    )
+
+
 def reals(where: str, numbers: Any) -> np.ndarray:
     """Numbers, or evenly nested lists of them, as an array of reals.
 

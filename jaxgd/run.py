@@ -157,11 +157,12 @@ def _carry_out(run: Prepared, progress: Progress, client: Any) -> None:
     if run.notes:
         manifest.amend(run.folder, **run.notes)
     boxes = folder.begin()
-    done = run.plan.lanes - sum(map(plans.lanes_of, boxes))
-    progress(done, run.plan.lanes)
+    lanes = plans.present(run.plan)
+    done = lanes - sum(plans.present_in(run.plan, box) for box in boxes)
+    progress(done, lanes)
     for box in _batches(run, folder, boxes, client):
-        done += plans.lanes_of(box)
-        progress(done, run.plan.lanes)
+        done += plans.present_in(run.plan, box)
+        progress(done, lanes)
     paths.keep(folder, run.config.record.paths, domain=_domain(run), seed=run.config.seed)
     if run.config.record.params == "best" and not folder.has_best():
         best = best_params(run.plan, folder.table(), run.config.run.select)

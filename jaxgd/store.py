@@ -38,7 +38,7 @@ from zarr.storage import LocalStore
 from jaxgd import manifest, table
 from jaxgd.files import StoreError, flush, flush_folders, hashed, now, sweep_partial, write_bytes, write_text
 from jaxgd.manifest import check_intact, is_intact, read_manifest
-from jaxgd.plan import Box, Plan, lanes_of
+from jaxgd.plan import Box, Plan, present, present_in
 from jaxgd.ranges import visible
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 _RESULTS, _CONFIG, _LANE = "results.zarr", "run.toml", "lane.py"
 _PATHS, _BEST, _LIMITS, _SURFACE = "paths.zarr", "best.zarr", "limits.zarr", "surface.zarr"
 _DERIVED = (_PATHS, _BEST, _LIMITS, _SURFACE)
-_LEDGER = "done"
-_TAKEN = (".", "..", "zarr.json", _LEDGER)
+LEDGER = "done"
+_TAKEN = (".", "..", "zarr.json", LEDGER)
 _LONGEST = 200  # bytes of an array's name
 _CHUNK = 1 << 18  # numbers along one dimension of what labels or is derived from lanes
 _CODECS = (ZstdCodec(level=3), Crc32cCodec())  # a checksum on every chunk: Zstandard alone can return wrong numbers
@@ -72,10 +72,11 @@ class Folder:
         """
         boxes = self.unfinished()
         if boxes and self.source is not None:
-            finished = self.plan.lanes - sum(map(lanes_of, boxes))
+            lanes = present(self.plan)
+            finished = lanes - sum(present_in(self.plan, box) for box in boxes)
             if others := manifest.note_session(self.path, self.source, finished):
                 warnings.warn(
-                    f"{self.path} goes on with other versions than it began with: {finished} of its {self.plan.lanes} "
+                    f"{self.path} goes on with other versions than it began with: {finished} of its {lanes} "
                     f"lanes are of {', '.join(others)}; they are kept, and the rest may be rounded otherwise, which "
                     "tells where an edge is near; --fresh, or another folder, makes all of them alike",
                     stacklevel=2,
@@ -202,7 +203,8 @@ def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path =
             if not is_intact(path, part):
                 shutil.rmtree(path / part, ignore_errors=True)  # made anew from the results
         return replace(_open(path, plan), source=source)
-    _check_names([*table.coordinates(plan), *table.variables(plan)])
+    labels = table.coordinates(plan)
+    _check_names([*labels, *table.variables(plan)], labels)
     beside = path.with_name(f".{path.name}.partial")  # whoever finds the folder finds it whole
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -244,7 +246,7 @@ def set_aside(path: Path) -> Path | None:
 def _open(path: Path, plan: Plan) -> Folder:
     with zarr.config.set({"array.write_empty_chunks": True}):  # a chunk of nothing but fill counts
         group = zarr.open_group(_Flushed(path / _RESULTS), mode="r+")
-        arrays, ledger = _figures(group), group[_LEDGER]
+        arrays, ledger = _figures(group), group[LEDGER]
     if wrong := [array.chunks for array in arrays.values() if array.chunks[: len(plan.chunk)] != plan.chunk]:
         raise StoreError(
             f"{path} is divided into batches of {_words(wrong[0])} lanes, and here they would be of "
@@ -268,7 +270,7 @@ def seen(path: Path, plan: Plan, known_as: str) -> Folder | None:
 def finished(path: Path) -> set[tuple[int, ...]]:
     """The batches of a run that are marked and whole, by their place in the grid of batches."""
     group = zarr.open_group(path / _RESULTS, mode="r")
-    arrays, marked = _figures(group), map(tuple, np.argwhere(_done(path, group[_LEDGER])).tolist())
+    arrays, marked = _figures(group), map(tuple, np.argwhere(_done(path, group[LEDGER])).tolist())
     return {tile for tile in marked if all(map(_is_whole, _chunks(path, arrays, tile)))}
 
 
@@ -284,20 +286,20 @@ def opened_table(path: Path) -> "xarray.Dataset":
     check_intact(path, _RESULTS)
     group = zarr.open_group(path / _RESULTS, mode="r")
     arrays = _figures(group)
-    for tile in map(tuple, np.argwhere(_done(path, group[_LEDGER]))):
+    for tile in map(tuple, np.argwhere(_done(path, group[LEDGER]))):
         for chunk in _chunks(path, arrays, tile):
             if not chunk.is_file():  # Zarr would read it as "not run", silently
                 raise StoreError(f"{chunk} is missing; run again: its batch is done anew")
             if not _is_whole(chunk):
                 raise StoreError(f"{chunk} is damaged; run again: its batch is done anew")
-    results = _opened(path / _RESULTS).drop_vars(_LEDGER)
+    results = _opened(path / _RESULTS).drop_vars(LEDGER)
     for name in results.data_vars:
         try:
             results.variables[name].load()
         except _UNREADABLE as error:
             where = path / _RESULTS / str(name)
             raise StoreError(f"{where} holds a torn chunk of a batch that is not finished; run again") from error
-    limits = _opened_part(path, _LIMITS)
+    results, limits = table.without_absent(results), _opened_part(path, _LIMITS)
     return results if limits is None else results.assign(limits.data_vars)
 
 
@@ -382,7 +384,7 @@ def _lay_out(path: Path, plan: Plan) -> None:
         )
     tiles = tuple(-(-size // chunk) for size, chunk in zip(plan.shape, plan.chunk, strict=True))
     group.create_array(
-        _LEDGER,
+        LEDGER,
         shape=tiles,
         chunks=tiles,
         dtype=np.int8,
@@ -391,7 +393,7 @@ def _lay_out(path: Path, plan: Plan) -> None:
         attributes={"long_name": "1 for batches that are finished"},
         compressors=_CODECS,
     )
-    _list_metadata(path, [*labels, *variables, _LEDGER])
+    _list_metadata(path, [*labels, *variables, LEDGER])
 
 
 def _write_array(
@@ -433,14 +435,16 @@ def _opened(path: Path) -> "xarray.Dataset":
     return xarray.open_zarr(path, chunks=None, consolidated=True)
 
 
-def _check_names(names: Iterable[str]) -> None:
-    """Refuses what can't be the name of an array, and so of a directory."""
+def _check_names(names: Iterable[str], labels: Iterable[str]) -> None:
+    """Refuses what can't be the name of an array, and so of a directory; or of a label, which are listed in a line."""
+    listed = {*labels}
     for name in names:
-        if name in ("", *_TAKEN) or not name.isprintable() or set(name) & set("/\\") or len(name.encode()) > _LONGEST:
+        apart, signs = (set("/\\ "), "spaces, slashes") if name in listed else (set("/\\"), "slashes")
+        if name in ("", *_TAKEN) or not name.isprintable() or set(name) & apart or len(name.encode()) > _LONGEST:
             said = visible(name) if len(name) <= 60 else f"{visible(name[:57])}..."
             raise StoreError(
                 f"'{said}' can't be the name of an array in a run folder: it must be up to {_LONGEST} bytes long, hold "
-                f"no slashes or control characters, and be none of {', '.join(_TAKEN)}; call the axis or leaf otherwise"
+                f"no {signs} or control characters, and be none of {', '.join(_TAKEN)}; call the axis or leaf otherwise"
             )
 
 
@@ -455,7 +459,7 @@ _UNREADABLE = (ValueError, RuntimeError, OSError)  # what Zarr and its codecs ra
 
 def _figures(group: zarr.Group) -> dict[str, zarr.Array]:
     """The arrays over the grid by name: what is neither a label nor the ledger."""
-    others = {_LEDGER, *str(group.attrs["coordinates"]).split()}
+    others = {LEDGER, *str(group.attrs["coordinates"]).split()}
     return {name: array for name, array in group.arrays() if name not in others}
 
 

@@ -97,10 +97,11 @@ def sweep(
         raise ValueError(said)
     if run is not None:
         run = checks.run_folder(run)
-        from jaxgd import store  # loads zarr
+        from jaxgd import reserved, store  # loads zarr
         from jaxgd.files import sole_writer
         from jaxgd.paths import keep
 
+        reserved.check(plan)
         with sole_writer(run):
             folder = store.opened(run, plan, plans.fingerprint(plan))
             folder.keep_lane(source)

@@ -2,13 +2,27 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxgd import checks
-from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, NEVER, OUTCOMES, PENDING, goal, named, tolerances
+from jaxgd.outcome import (
+    ABSENT,
+    CONVERGED,
+    DESCENDING,
+    DIVERGED,
+    FIGURES,
+    NEVER,
+    OUTCOMES,
+    PENDING,
+    goal,
+    has_run,
+    named,
+    tolerances,
+)
 from jaxgd.plan import Box, Each, Plan, selected
 from jaxgd.ranges import visible
 
@@ -19,6 +33,7 @@ COUNTS = ("best_epoch", "epochs", "target_epoch", "diverged_epoch", "crossings",
 MAYBE_NEVER = ("target_epoch", "diverged_epoch", "minimum")
 REPLICATES = ("seed", "network_seed", "data_seed")  # dimensions that repeat a setting rather than change it
 _ALIGNED = 64  # bytes: where a variable may begin
+EDGES = ("low", "high", "stable", "unstable", "changes")  # what `edges` says
 METRICS = tuple(f"{part}_{what}" for what in ("cost", "accuracy") for part in ("train", "validation", "test"))
 
 
@@ -41,7 +56,7 @@ def variables(plan: Plan) -> dict[str, Variable]:
         dtype, fill = (np.dtype(np.int32), NEVER) if name in COUNTS else (real, np.nan)
         described[name] = Variable(grid, plan.shape, dtype, fill, {"long_name": meaning})
     described["outcome"] = Variable(
-        grid, plan.shape, np.dtype(np.int8), PENDING, _flags() | {"long_name": FIGURES["outcome"]}
+        grid, plan.shape, np.dtype(np.int8), PENDING, _flags(OUTCOMES) | {"long_name": FIGURES["outcome"]}
     )
     if plan.minima is not None and np.size(plan.minima):
         described["minimum"].attributes["known_minima"] = np.asarray(plan.minima).tolist()
@@ -92,6 +107,7 @@ def attributes(plan: Plan) -> dict[str, Any]:
     names = ("epochs", "target", "ceiling", "minimum", "tolerance")
     known = {name: getattr(plan, name) for name in names}
     known = {name: value for name, value in known.items() if value is not None and np.isfinite(value)}
+    known |= {} if plan.absent is None else {"trials": (~plan.absent).sum(axis=1).tolist()}
     return known | ({} if plan.select == selected(known.get("target")) else {"select": plan.select})
 
 
@@ -122,7 +138,19 @@ def labelled(plan: Plan, results: dict[str, np.ndarray]) -> "xarray.Dataset":
     import xarray
 
     data = {name: (v.dimensions, results[name], v.attributes) for name, v in variables(plan).items()}
-    return xarray.Dataset(data, coords=coordinates(plan), attrs=attributes(plan))
+    return without_absent(xarray.Dataset(data, coords=coordinates(plan), attrs=attributes(plan)))
+
+
+def without_absent(table: "xarray.Dataset") -> "xarray.Dataset":
+    """A whole result whose lanes are absent, not pending, where an optimizer has fewer trials than another."""
+    if "trials" not in table.attrs:
+        return table
+    import xarray
+
+    there = np.arange(table.sizes["trial"]) < np.array(table.attrs["trials"])[:, None]
+    outcome = table["outcome"].where(xarray.DataArray(there, dims=("optimizer", "trial")), ABSENT)
+    flags = _flags([*OUTCOMES, "absent"])
+    return table.assign(outcome=outcome.astype(np.int8).assign_attrs(table["outcome"].attrs | flags))
 
 
 def best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dataset":
@@ -194,7 +222,7 @@ def scores(table: "xarray.Dataset", by: str) -> "xarray.DataArray":
     Infinite for lanes that diverged, never got there, or have not run.
     """
     values = 1 - table[by].astype(float) if is_accuracy(by) else table[by].astype(float)
-    return values.where(np.isfinite(values) & ~np.isin(table["outcome"], (DIVERGED, PENDING)), np.inf)
+    return values.where(np.isfinite(values) & has_run(table["outcome"]) & (table["outcome"] != DIVERGED), np.inf)
 
 
 def is_accuracy(name: str) -> bool:
@@ -208,6 +236,8 @@ def by_name(table: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
     found = {}
     for index in np.ndindex(*(table.sizes[d] for d in named)):
         part = table.isel(dict(zip(named, index, strict=True)))
+        if "trial" in part.dims:
+            part = part.isel(trial=(part["outcome"] != ABSENT).any([d for d in part["outcome"].dims if d != "trial"]))
         found[", ".join(visible(part[d].values) for d in named)] = part.drop_vars(named)
     return found
 
@@ -227,6 +257,17 @@ def tried(table: "xarray.Dataset") -> "tuple[xarray.Dataset, str]":
 def _is_there(values: np.ndarray) -> np.ndarray:
     """Which values of a hyperparameter there are; where one has no such trial, its label is NaN or empty."""
     return ~np.isnan(values) if values.dtype.kind == "f" else values.astype(str) != ""
+
+
+def is_log(values: np.ndarray) -> bool:
+    """Whether values are spread by ratios rather than by differences: where their middle lies says so."""
+    values = np.sort(values[np.isfinite(values)].astype(float))
+    if len(values) < 3 or values[0] <= 0 or values[-1] < 20 * values[0]:
+        return False
+    middle = np.median(values)
+    return bool(
+        abs(np.log(middle / np.sqrt(values[0] * values[-1]))) < abs(np.log(middle / ((values[0] + values[-1]) / 2)))
+    )
 
 
 def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
@@ -257,7 +298,7 @@ def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
     table = table.sortby(along)
     values = table[along].astype(float)
     converged, diverged = table["outcome"] == CONVERGED, table["outcome"] == DIVERGED
-    stable = values.where(~diverged & (table["outcome"] != PENDING)).max(along)
+    stable = values.where(~diverged & has_run(table["outcome"])).max(along)
     above = values.where(diverged & ~(values <= stable)).min(along)
     return xarray.Dataset(
         {
@@ -270,8 +311,8 @@ def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
     )
 
 
-def _flags() -> dict[str, Any]:
-    return {"flag_values": list(range(len(OUTCOMES))), "flag_meanings": " ".join(OUTCOMES)}
+def _flags(outcomes: Sequence[str]) -> dict[str, Any]:
+    return {"flag_values": list(range(len(outcomes))), "flag_meanings": " ".join(outcomes)}
 
 
 def _label(value: Any) -> Any:
@@ -285,7 +326,7 @@ def representative(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]
     codes = table["outcome"].values
     if codes.ndim == 0:
         return [()][:count]
-    ran = np.flatnonzero(codes.ravel() != PENDING)
+    ran = np.flatnonzero(has_run(codes.ravel()))
     wanted = [int(np.ravel_multi_index(lane, codes.shape)) for lane in best_lanes(table, count)] + _at_edges(codes)
     for code in range(1, len(OUTCOMES)):
         alike = np.flatnonzero(codes.ravel() == code)
@@ -308,7 +349,7 @@ def best_lanes(table: "xarray.Dataset", count: int) -> list[tuple[int, ...]]:
 
 def _at_edges(codes: np.ndarray) -> list[int]:
     """Lanes along the first dimension whose neighbour fared differently, at most a few."""
-    ran = codes != PENDING
+    ran = has_run(codes)
     changed = np.argwhere((np.diff(codes, axis=0) != 0) & ran[1:] & ran[:-1])[:8]
     sides = [place + step for place in changed for step in (0, np.eye(codes.ndim, dtype=int)[0])]
     return [int(np.ravel_multi_index(tuple(place), codes.shape)) for place in sides]

@@ -13,7 +13,7 @@ from jaxgd import manifest, ranges, store
 from jaxgd import plan as plans
 from jaxgd import run as runs
 from jaxgd.config import Config
-from jaxgd.outcome import DIVERGED, PENDING
+from jaxgd.outcome import DIVERGED, has_run
 from jaxgd.ranges import DRAWS, Axis, ConfigError
 from jaxgd.table import REPLICATES, best_place
 
@@ -113,7 +113,7 @@ def lost_edge(run: runs.Prepared) -> str:
     for owner in dict.fromkeys(axis.optimizer for axis in finer):
         part = table.sel(optimizer=owner) if owner else table
         along = {dimension for axis in finer if axis.optimizer == owner for dimension in part[axis.name].dims}
-        diverged, ran = part["outcome"] == DIVERGED, part["outcome"] != PENDING
+        diverged, ran = part["outcome"] == DIVERGED, has_run(part["outcome"])
         if not (diverged.any(along) & (ran & ~diverged).any(along)).any():
             ends.setdefault("every lane diverged" if diverged.any() else "no lane diverged", []).append(owner)
     if not ends:
@@ -261,7 +261,7 @@ def _on_the_edge(table: "xarray.Dataset", axes: list[Axis], near: Middle) -> Mid
     import xarray
 
     replicates = [name for name in REPLICATES if name in table["outcome"].dims]
-    diverged, ran = (table["outcome"] == DIVERGED).any(replicates), (table["outcome"] != PENDING).all(replicates)
+    diverged, ran = (table["outcome"] == DIVERGED).any(replicates), has_run(table["outcome"]).all(replicates)
     spans = [span_of(axis) for axis in axes]
     shares = [span.share(table[axis.name].astype(float)) for span, axis in zip(spans, axes, strict=True)]
     diverged, ran, *shares = (values.values.ravel() for values in xarray.broadcast(diverged, ran, *shares))

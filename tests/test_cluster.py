@@ -1,5 +1,7 @@
 """Other machines: any executor, and the workers of a Dask scheduler, some of which die; the numbers stay the same."""
 
+import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -91,26 +93,31 @@ def test_any_executor_will_do(prepared):
 distributed = pytest.importorskip("distributed")
 
 
-@pytest.fixture(scope="module")
-def scheduler(tmp_path_factory):
-    """A scheduler and two workers, processes of their own, which a nanny starts again when they die."""
-    folder = tmp_path_factory.mktemp("dask")
+@contextlib.contextmanager
+def dask(folder, workers):
+    """A scheduler and its workers, processes of their own, which a nanny starts again when they die."""
     file = folder / "scheduler.json"
     words = ["--scheduler-file", file, "--no-dashboard", "--host", "127.0.0.1"]
-    dask = {"scheduler": ["--port", "0"], "worker": ["--nworkers", "2", "--nthreads", "1"]}
+    roles = {"scheduler": ["--port", "0"], "worker": ["--nworkers", workers, "--nthreads", "1"]}
     quiet = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    processes = [started("-m", f"distributed.cli.dask_{one}", *words, *more, **quiet) for one, more in dask.items()]
+    processes = [started("-m", f"distributed.cli.dask_{one}", *words, *more, **quiet) for one, more in roles.items()]
     try:
         deadline = time.monotonic() + 60
         while not file.exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        yield str(file)
+        yield str(file), processes[0]
     finally:
         for process in reversed(processes):
             process.send_signal(signal.SIGINT)
         for process in processes:
             process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory):
+    with dask(tmp_path_factory.mktemp("dask"), workers=2) as (file, _):
+        yield file
 
 
 def test_workers_that_die_are_replaced_and_the_numbers_are_the_same(prepared, local, scheduler):
@@ -189,3 +196,23 @@ def test_the_command_says_where_no_scheduler_is(prepared, monkeypatch):
         assert answer.code == 2 and f"--cluster {address}: no scheduler answers there" in answer.err
         assert answer.err.count("\n") == 1
     assert not Path("runs").exists()
+
+
+def test_a_scheduler_that_is_killed_is_told_in_one_sentence_and_what_is_finished_is_kept(
+    prepared, tmp_path, monkeypatch
+):
+    logged, carry_out = [], run.carry_out
+    monkeypatch.setattr(logging.getLogger("distributed.client"), "handle", logged.append)
+    with dask(tmp_path, workers=1) as (file, scheduler):
+
+        def killing(prepared, progress, cluster):
+            carry_out(prepared, lambda done, lanes: 0 < done < lanes and scheduler.kill(), cluster)
+
+        monkeypatch.setattr(run, "carry_out", killing)
+        answer = command("run", "mine.toml", "--cluster", file)
+    said = (
+        f"jaxgd: --cluster {file}: the scheduler is gone; what is finished is kept, and the same command goes on from"
+    )
+    assert (answer.code, answer.out) == (2, "") and answer.err.startswith(said) and answer.err.count("\n") == 1
+    assert logged == []
+    assert 0 < (store.opened_table(prepared.folder)["outcome"] > 0).sum() < prepared.plan.lanes

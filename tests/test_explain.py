@@ -13,10 +13,15 @@ from small import lasting
 import jaxgd
 from jaxgd import config as cfg
 from jaxgd import run as runs
+from jaxgd import store
+from jaxgd.compare import compared
 from jaxgd.explain import explained
 from jaxgd.nearest import nearest
 from jaxgd.ranges import ConfigError
+from jaxgd.show import report
+from jaxgd.show import words as in_words
 from jaxgd.show.account import again, sentences
+from jaxgd.table import by_name
 
 pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 
@@ -317,3 +322,67 @@ def test_explaining_changes_no_setting():
     folder = run("single", PARABOLA)
     explained(folder, {})
     assert jax.config.jax_enable_x64 == before
+
+
+UNEQUAL = """
+[cost]
+expression = "x**2 + 5"
+minimum = 5
+[start]
+x = 3.0
+[optimizers.sgd]
+learning_rate = 0.1
+momentum = 0.5
+[optimizers.adam]
+learning_rate = 0.1
+[run]
+epochs = 3
+unequal_trials = true
+[record]
+paths = 2
+[sweep]
+seed = { values = [0, 1] }
+optimizers.sgd.learning_rate = { geomspace = [1e-5, 1, 4] }
+optimizers.sgd.momentum = { values = [0.5, 0.9] }
+optimizers.adam.learning_rate = { geomspace = [1e-4, 1, 5] }
+optimizers.adam.b1 = { values = [0.5, 0.9, 0.99] }
+"""
+
+
+def test_trials_that_an_optimizer_lacks_are_no_lanes():
+    Path("unequal.toml").write_text(UNEQUAL)
+    assert "lanes    46  (optimizer 2 × trial up to 15 × seed 2)\n" in command("check", "unequal.toml").out
+    for _ in range(2):
+        out = command("run", "unequal.toml").out
+        counts = [line.split()[1] for line in out.partition("share")[2].partition("\n\n")[0].splitlines()[1:]]
+        assert "46 lanes, up to" in out and "pending" not in out and sum(map(int, counts)) == 46
+    folder = runs.resolved("unequal")
+    assert store.read_manifest(folder)["lanes"] == 46
+    table = store.opened_table(folder)
+    assert [contender.trials for contender in compared(table)] == [15, 8]
+    assert [part.sizes["trial"] for part in by_name(table).values()] == [8, 15]
+    result = report.opened(folder)
+    said = in_words.came_out(result.table, "final_cost", finished=True)
+    assert said[0].startswith("46 descents ran.") and not any("stand for nothing" in one for one in said)
+    assert sum(count for _, count, _ in in_words.shares(table)) == 46
+    told = []
+    runs.carry_out(runs.prepared(Path("unequal.toml")), lambda done, lanes: told.append((done, lanes)))
+    assert told == [(46, 46)]
+
+
+def test_an_interrupted_run_lacks_only_lanes_that_there_are():
+    Path("cut.toml").write_text(UNEQUAL.replace("x = 3.0", "x = 4.0"))
+    prepared = runs.prepared(Path("cut.toml"))
+    store.opened(prepared.folder, prepared.plan, prepared.fingerprint)
+    table = store.opened_table(prepared.folder)
+    assert in_words.shares(table) == [("pending", 46, 1.0)]
+
+
+def test_the_nearest_trial_is_by_ratio_and_of_the_optimizer_s_own():
+    Path("unequal.toml").write_text(UNEQUAL)
+    plan = runs.prepared(Path("unequal.toml")).plan
+    found = nearest(small.pending(plan), {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.001})
+    assert found.place == {"optimizer": 0, "trial": 3, "seed": 0}
+    assert found.remarks == ["learning_rate = 0.000464159 is the nearest of 4 to 0.001"]
+    found = nearest(small.pending(plan), {"optimizer": "sgd", "trial": 12})
+    assert found.place["trial"] == 7

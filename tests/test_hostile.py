@@ -151,7 +151,7 @@ def test_visible():
     assert visible("ünï\u00a0x² \x1b[0m\r\u202e\x9b") == "ünï\u00a0x² \\x1b[0m\\r\\u202e\\x9b"
 
 
-@pytest.mark.parametrize("name", ["a\x1b[0m", "..", "../x", "zarr.json", "done", "n" * 300])
+@pytest.mark.parametrize("name", ["a\x1b[0m", "..", "../x", "my rate", "n" * 300])
 def test_names_that_can_be_no_array_are_refused_before_anything_is_written(folder, name):
     def lane(**given):
         return jaxgd.Descent(lambda x: x**2, given[name], jaxgd.gradient_descent(0.1))
@@ -159,6 +159,90 @@ def test_names_that_can_be_no_array_are_refused_before_anything_is_written(folde
     with pytest.raises(store.StoreError, match="can't be the name of an array"):
         jaxgd.sweep(lane, {name: np.ones(2)}, epochs=2, run=folder / "runs" / "mine")
     assert not list((folder / "runs").glob("*mine*/*"))
+
+
+TAKEN = ("best", "cost", "position", "low", "score", "height", "sharpness", "done")
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_an_axis_that_a_run_has_a_variable_of_is_refused_before_anything_is_written(folder, name):
+    def lane(**given):
+        return jaxgd.Descent(lambda x: x**2, given[name], jaxgd.gradient_descent(0.1))
+
+    with pytest.raises(ValueError, match=f"axis '{name}': a run has a variable of this name"):
+        jaxgd.sweep(lane, {name: np.ones(2)}, epochs=2, run=folder / "runs" / "mine")
+    assert not (folder / "runs").exists()
+    for start, axis in ((name, f"start.{name}={{values=[1]}}"), ("x", f"start.x={{values=[1], name='{name}'}}")):
+        answer = asked(called(start), "--set", f"sweep.{axis}")
+        assert answer.code == 2 and f"the result has a variable named {name}; rename the axis, as in" in answer.err
+
+
+def called(name):
+    """The parabola, its variable by another name."""
+    return PARABOLA.replace("x**2", f"{name}**2").replace("x = 3", f"{name} = 3")
+
+
+def test_a_metric_that_a_run_has_a_variable_of_is_refused_before_anything_is_written(folder):
+    def lane(rate):
+        return jaxgd.Descent(lambda x: x**2, 1.0, jaxgd.gradient_descent(rate), metrics={"best": lambda x: x})
+
+    with pytest.raises(ValueError, match="metric 'best': a run has a variable of this name"):
+        jaxgd.sweep(lane, {"rate": np.ones(2)}, epochs=2, run=folder / "runs" / "mine")
+    assert not (folder / "runs").exists()
+    assert "best" in jaxgd.sweep(lane, {"rate": np.ones(2)}, epochs=2)
+
+
+@pytest.mark.parametrize(
+    "key, said",
+    [
+        ("start.optimizer", 'has a variable named optimizer; rename the axis, as in { ..., name = "start_optimizer" }'),
+        ("start.trial", 'has a variable named trial; rename the axis, as in { ..., name = "start_trial" }'),
+        ("start.seed", "seed is the name of an axis of seeds, over which medians are taken; rename the axis"),
+    ],
+)
+def test_an_axis_that_would_be_taken_for_another_kind_is_refused(key, said):
+    name = key.partition(".")[2]
+    answer = asked(called(name), "--set", f"sweep.{key}={{values=[1, 2]}}")
+    assert answer.code == 2 and f"sweep.{key}: " in answer.err and said in answer.err
+    renamed = asked(called(name), "--set", f"sweep.{key}={{values=[1, 2], name='mine'}}")
+    assert renamed.code == 0 and "(mine 2)" in renamed.out
+
+
+ALLOWED = """
+[cost]
+expression = "a*x**2 + y**2 + path**2 + axis**2 + best**2 + position**2"
+constants = { a = 1 }
+[start]
+x = 1.0
+y = 1.0
+path = 1.0
+axis = 1.0
+best = 1.0
+position = 1.0
+[optimizer]
+name = "gradient_descent"
+learning_rate = 0.1
+[run]
+epochs = 3
+[record]
+paths = 2
+[sweep]
+start.x = { values = [1, 2], name = "param" }
+start.path = { values = [1, 2] }
+start.axis = { values = [1, 2], name = "origin" }
+start.best = { values = [1, 2], name = "minima" }
+cost.constants.a = { values = [1, 2], name = "x" }
+optimizer.learning_rate = { values = [0.1, 0.2], name = "trials" }
+"""
+
+
+@pytest.mark.usefixtures("compiled_in_haste")
+def test_names_that_only_seem_to_be_taken_reach_the_report(folder):
+    (folder / "mine.toml").write_text(ALLOWED)
+    for words in (("run", "mine.toml"), ("compare", "mine")):
+        answer = command(*words)
+        assert (answer.code, answer.err) == (0, "")
+    assert list(folder.glob("runs/*/report.html"))
 
 
 def test_leaves_that_other_libraries_call_by_paths_stay_in_the_folder(folder):

@@ -17,6 +17,7 @@ from jaxgd import lane, names, table
 from jaxgd import plan as plans
 from jaxgd.config import ConfigError
 from jaxgd.descent import opened
+from jaxgd.outcome import ABSENT
 from jaxgd.surfaces import SURFACES
 from jaxgd.sweep import in_memory
 
@@ -270,7 +271,8 @@ def test_unequal_trials_where_they_are_wanted():
     with pytest.raises(ConfigError, match=r"differ in their number of trials \(adam 3, momentum 1\)"):
         planned(cfg.checked(with_(RACE, sweep=sweep), "test"))
     _, found = results(with_(RACE, sweep=sweep, run__unequal_trials=True))
-    assert (found["outcome"].values != 0).tolist() == [[True] * 3, [True, False, False]]
+    assert (found["outcome"].values == ABSENT).tolist() == [[False] * 3, [False, True, True]]
+    assert found["outcome"].attrs["flag_meanings"].split()[ABSENT] == "absent"
     assert np.isnan(found["final_cost"].values[1, 1:]).all()
 
 

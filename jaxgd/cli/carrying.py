@@ -65,6 +65,7 @@ def check(
     """
     from jaxgd import budget
     from jaxgd import config as cfg
+    from jaxgd import plan as plans
     from jaxgd import run as runs
     from jaxgd.ranges import visible
 
@@ -77,13 +78,14 @@ def check(
         return
     prepared = runs.prepared(config, set or ())
     plan = prepared.plan
-    size = math.prod(plan.chunk)
-    axes = " × ".join(f"{d.name} {d.size}" for d in plan.dimensions) or "a single descent"
+    size, lanes = math.prod(plan.chunk), plans.present(plan)
+    most = {} if lanes == plan.lanes else {"trial": "up to "}
+    axes = " × ".join(f"{d.name} {most.get(d.name, '')}{d.size}" for d in plan.dimensions) or "a single descent"
     done = "finished or begun already" if prepared.folder.exists() else "new"
     out = console()
     out.print(f"{plain(config)}: good", soft_wrap=True)
-    out.print(f"[bold]lanes[/]    {plan.lanes}  ({axes})")
-    out.print(f"[bold]epochs[/]   {plan.epochs} each at most, {plan.lanes * plan.epochs:.3g} updates in all")
+    out.print(f"[bold]lanes[/]    {lanes}  ({axes})")
+    out.print(f"[bold]epochs[/]   {plan.epochs} each at most, {lanes * plan.epochs:.3g} updates in all")
     out.print(f"[bold]batches[/]  {len(plan.boxes())}, of up to {size} lanes in blocks of {plan.blocks(devices=1)[0]}")
     out.print(f"[bold]memory[/]   about {budget.in_bytes(budget.working(plan))} per worker")
     out.print(f"[bold]disk[/]     {budget.in_bytes(budget.stored(plan))} before compression")
@@ -138,6 +140,7 @@ def _carried_out(
     prepared: Any, began: float, figures: str = "png", cluster: str | None = None, told: bool = True
 ) -> Path:
     """Runs, draws, writes the report, and tells what came of it; returns where the report is."""
+    from jaxgd import plan as plans
     from jaxgd import run as runs
     from jaxgd import store
 
@@ -147,7 +150,8 @@ def _carried_out(
     from jaxgd.show import report as reports
 
     table = store.opened_table(prepared.folder).load()
-    if prepared.plan.lanes == 1:
+    lanes = plans.present(prepared.plan)
+    if lanes == 1:
         for line in tables.epoch_lines(store.opened_paths(prepared.folder)):
             print(line)
         print()
@@ -157,10 +161,9 @@ def _carried_out(
     if not told:
         return page
     out = console()
-    lanes = f"{prepared.plan.lanes:,}".replace(",", " ")
     out.print(f"[bold]{plain(title)}[/]")
     took = f"{time.perf_counter() - began:.1f} s"
-    out.print(f"{lanes} lane{'s' * (prepared.plan.lanes > 1)}, up to {prepared.plan.epochs} epochs, {took}\n")
+    out.print(f"{tables.thousands(lanes)} lane{'s' * (lanes > 1)}, up to {prepared.plan.epochs} epochs, {took}\n")
     out.print(tables.closing(table, prepared.config.run.select))
     picture = f"{pictures[0]}{_others(pictures)}"
     for label, path in (("results", prepared.folder), ("picture", picture), ("report ", page)):
@@ -173,18 +176,20 @@ def _carry_out(prepared: Any, cluster: str | None = None) -> None:
     """Runs with a progress bar, once it has taken long enough to want one."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from jaxgd import plan as plans
     from jaxgd import run as runs
 
+    lanes = plans.present(prepared.plan)
     columns = (TextColumn("descending"), BarColumn(), MofNCompleteColumn(), TextColumn("lanes"), TimeRemainingColumn())
     bar = Progress(*columns, console=console(stderr=True), transient=True)
-    task = bar.add_task("", total=prepared.plan.lanes, completed=0)
+    task = bar.add_task("", total=lanes, completed=0)
     late = threading.Timer(_SLOW, bar.start)  # whatever is going on by then: compiling takes long too
     if bar.console.is_terminal:  # in a log a bar is only noise
         late.start()
     try:
-        runs.carry_out(prepared, lambda done, lanes: bar.update(task, completed=done), cluster)
+        runs.carry_out(prepared, lambda done, _: bar.update(task, completed=done), cluster)
     except KeyboardInterrupt:
-        kept = f"{bar.tasks[task].completed} of {prepared.plan.lanes} lanes are kept in {prepared.folder}"
+        kept = f"{bar.tasks[task].completed} of {lanes} lanes are kept in {prepared.folder}"
         raise Interrupted(kept) from None
     finally:
         late.cancel()

@@ -8,9 +8,9 @@ import numpy as np
 from jaxgd.landscape import projected
 from jaxgd.outcome import CONVERGED, NEVER, OUTCOMES
 from jaxgd.show.relief import as_drawn
-from jaxgd.show.scales import is_log, with_heights
+from jaxgd.show.scales import with_heights
 from jaxgd.show.tables import is_axis, varies_start, vector
-from jaxgd.table import COUNTS, REPLICATES
+from jaxgd.table import COUNTS, REPLICATES, is_log
 
 if TYPE_CHECKING:
     import xarray

@@ -6,7 +6,7 @@ import numpy as np
 from rich.table import Table
 
 from jaxgd.learning_rate import best_rates
-from jaxgd.outcome import PENDING
+from jaxgd.outcome import has_run
 from jaxgd.show.style import figure_name
 from jaxgd.table import REPLICATES, merits
 
@@ -31,7 +31,7 @@ def rate_words(table: "xarray.Dataset", select: str, factor: float = 2.0) -> lis
     found = along_rates(table)
     if found is None:
         return []
-    if (found[0]["outcome"] == PENDING).all():
+    if not has_run(found[0]["outcome"]).any():
         return ["no rate works: none has run"]
     by = _by(found[0], select)
     answer = best_rates(*found, by=by, factor=factor)
@@ -140,7 +140,7 @@ def _unfolded(table: "xarray.Dataset") -> "xarray.Dataset":
     """Trials over a full grid of several hyperparameters, unfolded into its axes."""
     if "trial" not in table["outcome"].dims:
         return table
-    ran = (table["outcome"] != PENDING).any([d for d in table["outcome"].dims if d != "trial"])
+    ran = has_run(table["outcome"]).any([d for d in table["outcome"].dims if d != "trial"])
     there = table.isel(trial=ran.values)
     names = [str(n) for n in table.coords if n != "trial" and _is_scale(there, str(n)) and there[n].dims == ("trial",)]
     sizes = [len(np.unique(there[name].values)) for name in names]

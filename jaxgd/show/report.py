@@ -20,7 +20,7 @@ from jaxgd.outcome import OUTCOMES
 from jaxgd.show import words
 from jaxgd.show.excerpt import MOST_LANES, excerpt
 from jaxgd.show.style import COLOURS, DARK, LINES, MEANINGS
-from jaxgd.show.tables import thousands, vector
+from jaxgd.show.tables import tally, thousands, vector
 from jaxgd.table import best, ranking, selected_by
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _run(known_as: str, result: Result, lanes: int) -> dict[str, Any]:
         "asked": words.asked(result.config) if result.config else words.asked_in_python(table, result.manifest),
         "came_out": words.came_out(table, select, finished),
         "shares": words.shares(table),
-        "lanes": table["outcome"].size,
+        "lanes": int(tally(table).sum()),
         "axes": [axis | {"count": len(axis["index"])} for axis in data["axes"]],
         "maps": sum(axis["kind"] == "scale" and len(axis["index"]) > 1 for axis in data["axes"]),
         "paths": 0 if result.paths is None else result.paths.sizes["path"],

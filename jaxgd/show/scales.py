@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxgd.outcome import DIVERGED
 from jaxgd.show.tables import is_axis
-from jaxgd.table import by_name
+from jaxgd.table import by_name, is_log
 
 if TYPE_CHECKING:
     import xarray
@@ -49,17 +49,6 @@ def borders(values: np.ndarray) -> np.ndarray:
     values = values.astype(float)
     middle = (values[1:] + values[:-1]) / 2
     return np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
-
-
-def is_log(values: np.ndarray) -> bool:
-    """Whether values are spread by ratios rather than by differences: where their middle lies says so."""
-    values = np.sort(values[np.isfinite(values)].astype(float))
-    if len(values) < 3 or values[0] <= 0 or values[-1] < 20 * values[0]:
-        return False
-    middle = np.median(values)
-    return bool(
-        abs(np.log(middle / np.sqrt(values[0] * values[-1]))) < abs(np.log(middle / ((values[0] + values[-1]) / 2)))
-    )
 
 
 def rows(table: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:

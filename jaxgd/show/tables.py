@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from jaxgd.outcome import CONVERGED, OUTCOMES, PENDING
+from jaxgd.outcome import CONVERGED, OUTCOMES, has_run
 from jaxgd.ranges import visible
 from jaxgd.show.rates import rate_words
 from jaxgd.show.style import COLOURS, MEANINGS
@@ -111,8 +111,13 @@ def _evenly(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)) if count else np.arange(0)
 
 
+def tally(table: "xarray.Dataset") -> np.ndarray:
+    """How many lanes met which end, [outcome]."""
+    return np.bincount(table["outcome"].values.ravel(), minlength=len(OUTCOMES))[: len(OUTCOMES)]
+
+
 def _outcomes(table: "xarray.Dataset") -> Table:
-    counts = np.bincount(table["outcome"].values.ravel(), minlength=len(OUTCOMES))
+    counts = tally(table)
     shown = Table("outcome", "lanes", "share", "", box=None, header_style="bold", pad_edge=False)
     shown.columns[1].justify = shown.columns[2].justify = "right"
     for name, count in zip(OUTCOMES, counts, strict=True):
@@ -233,7 +238,7 @@ def _begun_nowhere(rows: dict[str, "xarray.Dataset"]) -> list[tuple[str, str]]:
     """How many lanes had no finite cost, no finite gradient or none at all to begin with, for each name."""
     found = []
     for name, table in list(rows.items())[:_MOST_NAMES]:
-        ran = table["outcome"].values != PENDING
+        ran = has_run(table["outcome"].values)
         cost, gradient = (table[name].values for name in ("start_cost", "start_gradient_norm"))
         counts = {
             "cost is not finite": ran & ~np.isfinite(cost),

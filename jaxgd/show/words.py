@@ -7,10 +7,10 @@ import numpy as np
 
 from jaxgd import config as cfg
 from jaxgd.config import Config
-from jaxgd.outcome import OUTCOMES, PENDING
+from jaxgd.outcome import ABSENT, OUTCOMES, has_run
 from jaxgd.ranges import Axis, shown
 from jaxgd.show.style import MEANINGS
-from jaxgd.show.tables import by_name, edge_words, is_axis, met_words, setting, thousands, varies_start
+from jaxgd.show.tables import by_name, edge_words, is_axis, met_words, setting, tally, thousands, varies_start
 from jaxgd.surfaces import SURFACES
 from jaxgd.table import best, epochs_missing, merits, tried
 
@@ -160,27 +160,23 @@ def _listed(values: Sequence[Any]) -> str:
 def came_out(table: "xarray.Dataset", select: str, finished: bool) -> list[str]:
     """Sentences with the numbers: how many lanes met which end, the best setting, where convergence ends."""
     codes = table["outcome"].values
-    ran = codes != PENDING
+    ran, lanes = has_run(codes), int((codes != ABSENT).sum())
     if not ran.any():
         return ["Nothing has run yet: run the config, and make this report again."]
-    if codes.size == 1:
+    if lanes == 1:
         said = [_single(table.squeeze())]
     else:
         said = [f"{_counted(int(ran.sum()), 'descent')} ran. {_shares(codes[ran])}"]
         said += _bests(table, select) + _edges(table)
-    if not ran.all():
-        left = _counted(int((~ran).sum()), "lane")
-        said.append(
-            f"{left} of the grid stand for nothing, because some optimizers have fewer trials than others."
-            if finished
-            else f"{left} of {thousands(codes.size)} have not run yet: running the config again finishes them."
-        )
+    if left := lanes - int(ran.sum()):
+        left = _counted(left, "lane")
+        said.append(f"{left} of {thousands(lanes)} have not run yet: running the config again finishes them.")
     return said + _oddities(table, ran) + _missing(table)
 
 
 def shares(table: "xarray.Dataset") -> list[tuple[str, int, float]]:
     """(outcome, lanes, share) of those that there are, in their own order."""
-    counts = np.bincount(table["outcome"].values.ravel(), minlength=len(OUTCOMES))
+    counts = tally(table)
     return [(name, int(n), float(n / counts.sum())) for name, n in zip(OUTCOMES, counts, strict=True) if n]
 
 

@@ -28,7 +28,7 @@ class Maps {
 
   mapsOf() {
     const { figures, height, known_minima: minima } = this.grid;
-    this.there = [...new Set(figures.outcome)].sort();
+    this.there = [...new Set(figures.outcome)].filter((code) => isThere(this.grid, code)).sort();
     const found = this.there.length > 1 ? [{ name: "outcome", heading: "Outcome" }] : []; // one alone is said in words
     if (figures.height.some((value) => value !== figures.height[0])) found.push({ name: "height", heading: height.label[0].toUpperCase() + height.label.slice(1), log: height.log });
     const epochs = figures.target_epoch ? "target_epoch" : "best_epoch";
@@ -51,10 +51,10 @@ class Maps {
   }
 
   drawnCut(layer, place) {
-    const rows = this.cut(layer.name, place);
-    if (layer.name === "outcome") return rows.map((row) => row.map((code) => this.there.indexOf(code)));
+    const rows = this.cut(layer.name, place), codes = this.cut("outcome", place);
     const drawn = (value) => (layer.name !== "height" && value < 0 ? null : layer.log ? Math.log10(value) : value);
-    return rows.map((row) => row.map(drawn));
+    const cell = layer.name === "outcome" ? (code) => this.there.indexOf(code) : drawn;
+    return rows.map((row, i) => row.map((value, j) => (isThere(this.grid, codes[i][j]) ? cell(value) : null)));
   }
 
   mapTraces(layer, place) {
@@ -107,7 +107,7 @@ class Maps {
       for (let again = 0; again < (repeats < 0 ? 1 : axes[repeats].values.length); again += 1) {
         const here = place.with(this.across, at), lane = this.grid.lane(repeats < 0 ? here : here.with(repeats, again));
         const sort = sorts[figures.outcome[lane]];
-        if (sort.name === "pending") continue;
+        if (!sort || sort.name === "pending") continue; // not there, or not run
         sort.x.push(along[at]);
         sort.y.push(figures.height[lane]);
         sort.lanes.push(lane);
@@ -226,10 +226,16 @@ class Maps {
   }
 }
 
+// Whether an outcome is that of a lane: an optimizer may have fewer trials than another.
+function isThere(grid, code) {
+  return code < grid.outcomes.length;
+}
+
 // [what, value] of one lane, in words.
 function figuresOf(grid, place) {
   const lane = grid.lane(place), { outcomes, figures } = grid;
   const shown = Object.entries(figures).filter(([name]) => name !== "outcome" && name !== "height");
+  if (!isThere(grid, figures.outcome[lane])) return [["outcome", "no such trial"]];
   if (outcomes[figures.outcome[lane]] === "pending") return [["outcome", "not run"]];
   const numbers = shown.map(([name, values]) => {
     const value = values[lane];
