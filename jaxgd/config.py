@@ -2,7 +2,6 @@
 
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -184,10 +183,20 @@ def checked(content: dict[str, Any], where: str) -> Config:
     return config.model_copy(update={"run": run})
 
 
-@lru_cache(maxsize=8)
-def rebuilt(kind: Callable[[Config, Path], Any], text: str, folder: Path) -> Any:
-    """What a config was made into, made again in another process, to which it travels as its text."""
-    return kind(checked(tomllib.loads(text), "the config"), folder)
+class Rebuilt:
+    """What a config was made into; in another process it is made again from its text, when it is first called."""
+
+    def __init__(self, kind: Callable[[Config, Path], Any], text: str, folder: Path):
+        self.given, self.made = (kind, text, folder), None
+
+    def __reduce__(self):
+        return Rebuilt, self.given
+
+    def __call__(self, **point: Any) -> Any:
+        if self.made is None:
+            kind, text, folder = self.given
+            self.made = kind(checked(tomllib.loads(text), "the config"), folder)
+        return self.made(**point)
 
 
 def as_toml(config: Config) -> str:

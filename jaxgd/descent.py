@@ -379,7 +379,7 @@ def _traced_cost(cost: Cost, params: PyTree) -> Cost:
         )
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(f"cost returns {value.dtype}; it must return a real (floating-point) number")
-    return lambda moving: jax.core.eval_jaxpr(program.jaxpr, program.consts, *jax.tree.leaves(moving))[0]
+    return lambda moving: jnp.asarray(jax.core.eval_jaxpr(program.jaxpr, program.consts, *jax.tree.leaves(moving))[0])
 
 
 def _keeps_state(cost: Cost, params: PyTree, constants: list[Any]) -> bool:

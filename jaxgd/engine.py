@@ -102,14 +102,14 @@ def program(
         name="" if traced.text is None else "\n".join([*map(str, (block, blocks, limits, device, many)), traced.text]),
         in_a_graph=lambda: one().of_numbers,
     )
-    constants = jax.device_put(traced.begin.consts, device)
+    constants, params, measures = jax.device_put(traced.begin.consts, device), traced.params, sorted(traced.measures)
 
-    def run(*inputs):
+    def run(*inputs):  # holds no trace, which holds it: both go as soon as the call returns, and their data with them
         figures = made.run(constants, *inputs)
         if made.calls_back:
             jax.effects_barrier()  # what was printed is there when the sweep returns
-        metrics = dict(zip(sorted(traced.measures), figures["metrics"], strict=True))
-        return figures | {"params": traced.params.unflatten(figures["params"]), "metrics": metrics}
+        metrics = dict(zip(measures, figures["metrics"], strict=True))
+        return figures | {"params": params.unflatten(figures["params"]), "metrics": metrics}
 
     return Program(run, made.calls_back)
 

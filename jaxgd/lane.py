@@ -261,7 +261,7 @@ class _Lane:
                 self.keys[axis.name] = axis.key
 
     def __reduce__(self):
-        return cfg.rebuilt, (_Lane, cfg.as_toml(self.config), self.folder)
+        return cfg.Rebuilt, (_Lane, cfg.as_toml(self.config), self.folder)
 
     def __call__(self, optimizer: str = "optimizer", trial: Any = 0, **point: Any) -> Descent:
         settings = {self.keys[name]: value for name, value in point.items()}

@@ -15,6 +15,7 @@ from jaxgd.descent import Descent, Metrics
 from jaxgd.outcome import DIVERGED, OSCILLATING, OUTCOMES, has_run
 from jaxgd.sweep import in_memory
 from jaxgd.table import METRICS, REPLICATES, is_accuracy, merits
+from jaxgd.trace import check_untraced
 
 if TYPE_CHECKING:
     import xarray
@@ -120,6 +121,7 @@ def find_learning_rate(
     """
     import xarray
 
+    check_untraced(low, high)
     low, high = _checked_range(low, high, positive=True)
     points = checks.whole("points", points, least=4, most=checks.MOST_VALUES)
     factor = _checked_factor(factor)
@@ -272,6 +274,7 @@ def critical_learning_rate(
       ValueError, TypeError: a range that is none, an unknown outcome, a lane without the one
         argument that varies, or what `sweep` refuses.
     """
+    check_untraced(low, high)
     low, high = _checked_range(low, high, positive=False)
     epochs = checks.whole("epochs", epochs, least=1, most=checks.MOST_EPOCHS)
     ends = (unstable,) if isinstance(unstable, str) else tuple(unstable or ("diverged", "oscillating"))

@@ -4,8 +4,10 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterator
@@ -177,7 +179,7 @@ def _module(name: str, folder: Path) -> Any:
         return importlib.import_module(name)
     # Two folders may each hold a model.py: a module is known by its path, not by its name alone.
     unique = f"{name}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(unique, path)
+    spec = importlib.util.spec_from_file_location(unique, path, loader=_Source(unique, str(path)))
     module = importlib.util.module_from_spec(spec)
     sys.modules[unique] = module
     try:
@@ -190,11 +192,58 @@ def _module(name: str, folder: Path) -> Any:
 
 @contextlib.contextmanager
 def _first_on_path(folder: Path) -> Iterator[None]:
+    """Modules in the folder are imported from their files as they are now, and Python does not remember them."""
+    before = {name: module for name, module in sys.modules.items() if _lies_in(folder, name, module)}
+    for name in before:
+        del sys.modules[name]
+    known, finder = set(sys.modules), _Finder(folder)
     sys.path.insert(0, str(folder))
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
+        sys.meta_path.remove(finder)
         sys.path.remove(str(folder))
+        for name in [name for name in sys.modules if name not in known and name not in before]:
+            if _lies_in(folder, name, sys.modules[name]):
+                del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _lies_in(folder: Path, name: str, module: Any) -> bool:
+    """Whether a module is one of a config's folder, such as a helper of the config's own code."""
+    file = getattr(module, "__file__", None)
+    if not file or name == "__main__" or name.partition(".")[0] == "jaxgd" or not file.endswith(".py"):
+        return False
+    if _UNIQUE.search(name):
+        return False
+    return Path(file).is_relative_to(folder.resolve()) and "site-packages" not in Path(file).parts
+
+
+class _Source(importlib.machinery.SourceFileLoader):
+    """Compiles a file as it is now: Python's own cache knows it by size and second, and an edit may change neither."""
+
+    def get_code(self, fullname: str) -> Any:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+class _Finder:
+    """Finds the modules in a folder, and within packages there."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder.resolve()
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        del target
+        for place in [self.folder] if path is None else path:
+            if Path(place).is_relative_to(self.folder):
+                spec = importlib.machinery.FileFinder(str(place), (_Source, [".py"])).find_spec(name)
+                if spec is not None and spec.loader is not None:
+                    return spec
+        return None
+
+
+_UNIQUE = re.compile(r"_[0-9a-f]{12}$")  # ends the names that `_module` gives
 
 
 # --- optimizers ---

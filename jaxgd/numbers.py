@@ -45,7 +45,7 @@ def taken_out(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
     inputs, constants = [*closed.jaxpr.constvars, *closed.jaxpr.invars], len(closed.consts)
 
     def by_number(*values):
-        arrays = jax.core.eval_jaxpr(closed.jaxpr, values[:constants], *values[constants:])
+        arrays = map(jnp.asarray, jax.core.eval_jaxpr(closed.jaxpr, values[:constants], *values[constants:]))
         return [array[index] for array in arrays for index in np.ndindex(array.shape)]
 
     found = jax.make_jaxpr(by_number)(*(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in inputs)).jaxpr

@@ -208,7 +208,7 @@ def planned(
       keep_params: whether the result holds the final params.
       select: the figure or metric by which the best setting is chosen, by default as `table.best` says.
     """
-    check_untraced()
+    check_untraced(axes, target, ceiling, minimum, minima, tolerance)
     epochs = checks.whole("epochs", epochs, least=1, most=MOST_EPOCHS)
     records = ()
     if history is not None:

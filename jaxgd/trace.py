@@ -196,9 +196,9 @@ UNDER_TRANSFORMATION = (
 )
 
 
-def check_untraced() -> None:
-    """Raises an UnderTransformation where JAX traces whatever is computed, as it does inside jit and inside a lane."""
-    if isinstance(jnp.add(1, 1), jax.core.Tracer):
+def check_untraced(*given: Any) -> None:
+    """Raises an UnderTransformation if an argument is traced, or all that is computed, as inside jit and a lane."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in (*jax.tree.leaves(given), jnp.add(1, 1))):
         raise UnderTransformation(UNDER_TRANSFORMATION)
 
 

@@ -32,7 +32,7 @@ class UserLane:
             self._check_axis(axis, {**known, **given})
 
     def __reduce__(self):
-        return cfg.rebuilt, (UserLane, cfg.as_toml(self.config), self.folder)
+        return cfg.Rebuilt, (UserLane, cfg.as_toml(self.config), self.folder)
 
     def __call__(self, **point: Any) -> Descent:
         settings = {self.keys[name].removeprefix("lane."): value for name, value in point.items()}
