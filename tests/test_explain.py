@@ -362,7 +362,7 @@ def test_trials_that_an_optimizer_lacks_are_no_lanes():
     assert [contender.trials for contender in compared(table)] == [15, 8]
     assert [part.sizes["trial"] for part in by_name(table).values()] == [8, 15]
     result = report.opened(folder)
-    said = in_words.came_out(result.table, "final_cost", finished=True)
+    said = in_words.came_out(result.table, "final_cost")
     assert said[0].startswith("46 descents ran.") and not any("stand for nothing" in one for one in said)
     assert sum(count for _, count, _ in in_words.shares(table)) == 46
     told = []

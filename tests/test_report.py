@@ -16,7 +16,7 @@ from test_show import SWEEPS, a_table, valley
 import jaxgd
 from jaxgd import config as cfg
 from jaxgd import store
-from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, PENDING, TRAPPED
+from jaxgd.outcome import ABSENT, CONVERGED, DESCENDING, DIVERGED, PENDING, TRAPPED
 from jaxgd.show import report, words
 from jaxgd.show.relief import relief
 
@@ -129,10 +129,10 @@ def test_a_run_without_a_surface_says_why():
 
 
 def test_absent_lanes_are_no_unfinished_ones():
-    table = a_table({"x": np.arange(5.0)}, lambda x: np.where(x < 3, CONVERGED, PENDING), 1.0)
-    assert "stand for nothing, because some optimizers have fewer trials" in " ".join(
-        words.came_out(table, "final_cost", finished=True)
-    )
+    for code, left in ((PENDING, 2), (ABSENT, 0)):
+        table = a_table({"x": np.arange(5.0)}, lambda x, code=code: np.where(x < 3, CONVERGED, code), 1.0)
+        assert sum(count for _, count, _ in words.shares(table)) == 3 + left
+        assert ("2 lanes of 5 have not run yet" in " ".join(words.came_out(table, "final_cost"))) == (left == 2)
 
 
 def test_what_was_asked_is_said_in_words():

@@ -167,7 +167,7 @@ def test_several_optimizers_each_around_a_place_of_its_own():
     assert low < 1.9 < high
     runs.carry_out(edge)
     table = store.opened_table(edge.folder).load()
-    said = words.came_out(table, "final_cost", finished=True)
+    said = words.came_out(table, "final_cost")
     assert zoom.lost_edge(edge) == "" and any("Momentum, along learning_rate, converges" in one for one in said)
     assert {"maps", "rates"}.isdisjoint(fits := gallery.fitting(table)) and "optimizers" in fits
     strips = plots.overview(table.isel(x=0)).axes

@@ -176,7 +176,7 @@ def _run(known_as: str, result: Result, lanes: int) -> dict[str, Any]:
         "name": result.name,
         "title": result.title,
         "asked": words.asked(result.config) if result.config else words.asked_in_python(table, result.manifest),
-        "came_out": words.came_out(table, select, finished),
+        "came_out": words.came_out(table, select),
         "shares": words.shares(table),
         "lanes": int(tally(table).sum()),
         "axes": [axis | {"count": len(axis["index"])} for axis in data["axes"]],

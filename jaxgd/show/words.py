@@ -157,7 +157,7 @@ def _listed(values: Sequence[Any]) -> str:
 # --- what came out ---
 
 
-def came_out(table: "xarray.Dataset", select: str, finished: bool) -> list[str]:
+def came_out(table: "xarray.Dataset", select: str) -> list[str]:
     """Sentences with the numbers: how many lanes met which end, the best setting, where convergence ends."""
     codes = table["outcome"].values
     ran, lanes = has_run(codes), int((codes != ABSENT).sum())
