@@ -1,5 +1,6 @@
 """One descent: a gradient from `jax.grad`, a jitted step, a scan over epochs."""
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int, Num, PyTree
 
 from jaxgd import checks
+from jaxgd.afresh import holds_users_code, new_context
 from jaxgd.batches import Batches, batches
 from jaxgd.checks import kind_of as _kind
 
@@ -369,7 +371,10 @@ def _traced_cost(cost: Cost, params: PyTree) -> Cost:
         if kind is None:  # of its own making
             raise
         raise TypeError(f"cost returns {kind}; it must return one real number") from error
-    if _keeps_state(cost, params, program.consts):
+    before = program.consts
+    with new_context() if holds_users_code(program.jaxpr) else contextlib.nullcontext():
+        program = jax.make_jaxpr(lambda moving: cost(moving))(params)
+    if _keeps_state(before, program.consts):
         raise TypeError(_KEEPS_STATE)
     if not isinstance(value, jax.ShapeDtypeStruct):
         raise TypeError(f"cost returns {kind}; it must return one real number")
@@ -382,12 +387,13 @@ def _traced_cost(cost: Cost, params: PyTree) -> Cost:
     return lambda moving: jnp.asarray(jax.core.eval_jaxpr(program.jaxpr, program.consts, *jax.tree.leaves(moving))[0])
 
 
-def _keeps_state(cost: Cost, params: PyTree, constants: list[Any]) -> bool:
-    """Whether the cost reads a mutable array, or finds, when traced anew, what its first trace left behind."""
-    anew = jax.make_jaxpr(lambda moving: cost(moving))(params).consts
-    known = {id(constant) for constant in constants}
-    left_behind = [constant for constant in anew if isinstance(constant, jax.core.Tracer) and id(constant) not in known]
-    return bool(left_behind) or any(isinstance(constant, jax.Ref) for constant in constants)
+def _keeps_state(before: list[Any], after: list[Any]) -> bool:
+    """Whether a cost reads a mutable array, or finds, when traced again, what its first trace left behind."""
+    known = {id(constant) for constant in before}
+    left_behind = [
+        constant for constant in after if isinstance(constant, jax.core.Tracer) and id(constant) not in known
+    ]
+    return bool(left_behind) or any(isinstance(constant, jax.Ref) for constant in before)
 
 
 _KEEPS_STATE = (

@@ -68,6 +68,7 @@ class _Writer:
 
         yield f"{' '.join(map(bound, jaxpr.constvars))}; {' '.join(map(bound, jaxpr.invars))}"
         for equation in jaxpr.eqns:
+            self.is_opaque |= "callback" in equation.primitive.name
             context = [getattr(equation.ctx, name, None) for name in _CONTEXT]
             params = {k: v for k, v in equation.params.items() if k not in _RULES}
             ins, outs = " ".join(map(used, equation.invars)), " ".join(map(bound, equation.outvars))

@@ -230,9 +230,14 @@ def replay(folder: str | Path, **setting: Any) -> History:
     """One lane of a run again, with all its records: the one nearest to the setting, as in `nearest.nearest`.
 
     Raises:
-      ConfigError, StoreError: no such run or lane.
+      ConfigError, StoreError: no such run or lane, or the code or a package has changed since.
     """
     run = reopened(Path(folder))
+    if not run.is_unchanged:
+        raise ConfigError(
+            f"{folder}: the code, its data or a package has changed since this run, so that a replay would be of "
+            "another cost; run the config again"
+        )
     results = store.opened_table(run.folder)
     place = nearest(results, setting).place
     point = {name: d.at(name, place[d.name]) for d in run.plan.dimensions for name in d.axes}

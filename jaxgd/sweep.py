@@ -64,7 +64,16 @@ def sweep(
       `outcome.FIGURES`, for every leaf of the final params (`params`, `params.hidden.kernel`), and,
       if asked for, `cost_history` over `epoch`.
 
+    The lane is called once for every call of `sweep`, and everything comes of that trace: what it reads (globals,
+    attributes, arrays, the settings of JAX) counts as it is then. Programs that compute the same are compiled once.
+
+    A lane that calls Python while it runs (`jax.debug.print`, `io_callback`, `pure_callback`) does so once for every
+    epoch of every lane, the start and the end included, and with `run` once more for the lanes whose paths are
+    kept; such lanes run one after the other. No promise is made of the order in which unordered callbacks are seen,
+    nor of a `pure_callback` whose result is not used or that JAX calls again for a derivative.
+
     Raises:
+      UnderTransformation: inside `jit`, `vmap`, `grad` or the lane of another sweep; `descend` can run there.
       ValueError, TypeError: an axis that the lane doesn't know or that has no values, a name that the
         result needs for itself, or what `Descent` and its cost refuse. Also any number that would change on its
         way in: whole numbers past int32 wrap in JAX, and floats past float32 become infinite or zero, without x64.

@@ -6,20 +6,18 @@ the next call, and never within one.
 """
 
 import itertools
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as core
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import PyTree
 
 from jaxgd import jaxprs
+from jaxgd.afresh import trace_afresh
 from jaxgd.descent import Descent, Opened, opened
 from jaxgd.identity import digest, text_of
 
@@ -250,45 +248,3 @@ class _Copies:
         if isinstance(value, tuple) and any(isinstance(one, (core.ClosedJaxpr, core.Jaxpr)) for one in value):
             return tuple(map(self._param, value))
         return value
-
-
-# --- what JAX remembers ---
-
-_LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (jax, optax)) + (str(Path(__file__).parent),)
-_calls = itertools.count()
-_making = threading.Lock()
-_contexts: list[Any] = []  # one, once it is needed: a new one has all jitted functions of the process traced again
-
-
-def trace_afresh(make: Callable[[], tuple[Any, Sequence[core.Jaxpr]]]) -> Any:
-    """What `make` returns first, made again if JAX may have taken a part of it from its own caches.
-
-    JAX remembers the traces of jitted functions, and of the bodies of scans, loops and branches, by the function:
-    a global that such a function reads is then read no more. Within a context that was never used before it traces
-    all of them again.
-
-    Args:
-      make: () → (result, the jaxprs that it rests on).
-    """
-    result, found = make()
-    if not any(map(_holds_users_code, found)):
-        return result
-    with _making:
-        if not _contexts:
-            _contexts.append(jax.make_user_context(None))
-    with _contexts[0](next(_calls)):
-        return make()[0]
-
-
-def _holds_users_code(jaxpr: core.Jaxpr) -> bool:
-    """Whether a function within, of which JAX remembers the trace, is none of JAX's, Optax's or ours."""
-    return any(not file.startswith(_LIBRARIES) for file in _files(jaxpr))
-
-
-def _files(jaxpr: core.Jaxpr) -> Iterator[str]:
-    """Where the functions within were written, as far as that is known."""
-    for equation in jaxpr.eqns:
-        for inner in core.jaxprs_in_params(equation.params):
-            if file := getattr(inner.debug_info, "func_filename", None):
-                yield file
-            yield from _files(inner)

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from jaxgd import Descent, jaxprs, program
+from jaxgd.trace import trace_lane
 
 
 def test_a_scan_carries_on_what_differs():
@@ -68,11 +69,11 @@ def test_how_many_operations_wait_for_each_other(function, depth):
     ids=["parabola", "with momentum", "bowl", "large bowl", "quartic", "Adam"],
 )
 def test_which_steps_are_shallow(cost, start, optimizer, is_shallow):
-    one = program.explicit(
+    traced = trace_lane(
         lambda learning_rate: Descent(cost, start, optimizer(learning_rate)),
         {"learning_rate": jax.ShapeDtypeStruct((), jnp.float32)},
-        "cpu",
     )
+    one = program.explicit(traced, "cpu")
     assert one.is_shallow is is_shallow
 
 
@@ -140,7 +141,7 @@ def test_each_platform_is_asked_for_its_own(platform, text, in_a_graph, options,
     monkeypatch.setattr(program, "_OPTIONS", {"cpu": {program._PASSES: "one"}})
     monkeypatch.setattr(Lowered, "compile", lambda lowered, compiler_options: lowered.asked.append(compiler_options))
     lowered = Lowered(text)
-    program._executable(lowered, Place(platform), in_a_graph, again=False)
+    program._executable(lowered, Place(platform), lambda: in_a_graph, again=False)
     assert lowered.asked == [options]
 
 
@@ -194,7 +195,7 @@ def test_only_cpus_get_kernels_of_many_arrays_and_fences(platform, cost, start, 
         return Descent(cost, start, optax.sgd(learning_rate))
 
     number = jax.ShapeDtypeStruct((), jnp.float32)
-    one = program.explicit(lane, {"learning_rate": number}, platform)
+    one = program.explicit(trace_lane(lane, {"learning_rate": number}), platform)
     begun = jax.eval_shape(
         lambda rates: one.begin(one.constants, {"learning_rate": rates}, 1), jax.ShapeDtypeStruct((1,), jnp.float32)
     )

@@ -8,6 +8,7 @@ import pytest
 
 from jaxgd import Descent, numbers, program, sweep
 from jaxgd.surfaces import SURFACES
+from jaxgd.trace import trace_lane
 
 CUBE = np.arange(12, dtype=np.float32).reshape(3, 2, 2) / 7
 
@@ -92,10 +93,8 @@ def test_a_lane_of_small_arrays_is_told_as_it_was_written():
             metrics={"turned": lambda p: jnp.sort(p["x"])},
         )
 
-    one = program.explicit(
-        lane, dict.fromkeys(("learning_rate", "scale"), jax.ShapeDtypeStruct((), jnp.float32)), "cpu"
-    )
-    assert one.of_numbers
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    assert program.explicit(trace_lane(lane, {"learning_rate": number, "scale": number}), "cpu").of_numbers
     table = sweep(lane, {"learning_rate": [0.1, 0.3], "scale": [0.5, 1.0, 2.0]}, epochs=400)
     assert table["params.x"].shape == (2, 3, 2)
     assert table["params.shift"].shape == (2, 3)

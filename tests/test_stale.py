@@ -14,7 +14,8 @@ from command import command
 from jax import lax
 
 import jaxgd
-from jaxgd import identity, paths, plan, program, run, store, sweep, trace, workers
+from jaxgd import identity, paths, plan, program, run, store, trace, workers
+from jaxgd.sweep import batch, in_memory
 
 pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 RATES = {"learning_rate": np.float32([0.01, 0.1])}
@@ -129,7 +130,7 @@ def test_each_call_that_searches_or_replays_reads_anew(held):
 
     def edges():
         found = jaxgd.find_learning_rate(cost, jnp.zeros(2), optax.sgd, epochs=50, low=0.01, high=10, points=32)
-        critical = jaxgd.critical_learning_rate(lane, 0.01, 10, epochs=200)
+        critical = jaxgd.critical_learning_rate(lane, 0.01, 10, epochs=20)
         return found.edge, critical.high, jaxgd.sharpness(cost, jnp.zeros(2))
 
     before = edges()
@@ -208,7 +209,7 @@ def test_a_configs_own_code_and_its_helpers_are_read_from_their_files_each_time(
 
     def start_cost():
         prepared = run.prepared(Path("mine.toml"))
-        return sweep.in_memory(prepared.plan).start_cost.item(), prepared.fingerprint
+        return in_memory(prepared.plan).start_cost.item(), prepared.fingerprint
 
     first = start_cost()
     Path("helper.py").write_text("factor = 3.0\n")  # as long, and within the same second
@@ -219,7 +220,7 @@ def test_a_configs_own_code_and_its_helpers_are_read_from_their_files_each_time(
     (other / "mine.py").write_text(Path("mine.py").read_text())
     (other / "helper.py").write_text("factor = 5.0\n")  # another module of the same name
     (other / "mine.toml").write_text(CONFIG)
-    assert sweep.in_memory(run.prepared(other / "mine.toml").plan).start_cost.item() == 45
+    assert in_memory(run.prepared(other / "mine.toml").plan).start_cost.item() == 45
 
 
 def test_a_finished_run_tells_when_its_code_has_changed_since(tmp_path, monkeypatch):
@@ -300,12 +301,12 @@ def test_a_worker_that_reads_something_else_refuses(held):
     here = plan.planned(module_lane, RATES, epochs=5)
     box = here.boxes()[0]
     sent = pickle.dumps(plan.alone(here, box))
-    np.testing.assert_allclose(sweep.batch(*pickle.loads(sent))["final_cost"], valley(1), rtol=1e-5)
+    np.testing.assert_allclose(batch(*pickle.loads(sent))["final_cost"], valley(1), rtol=1e-5)
     held.change()  # the trace that the worker has is of the number as it was when the plan was made
-    np.testing.assert_allclose(sweep.batch(*pickle.loads(sent))["final_cost"], valley(1), rtol=1e-5)
+    np.testing.assert_allclose(batch(*pickle.loads(sent))["final_cost"], valley(1), rtol=1e-5)
     plan._received.clear()
     with pytest.raises(RuntimeError, match="computes something else"):
-        sweep.batch(*pickle.loads(sent))
+        batch(*pickle.loads(sent))
 
 
 def test_threads_of_the_callers_own_get_the_trace_itself(held):
@@ -357,7 +358,7 @@ CALLS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:the lane calls Python")
+@pytest.mark.filterwarnings("ignore:the lane calls Python", "ignore:the cost calls back")
 @pytest.mark.parametrize("way", CALLS)
 def test_callbacks_are_called_for_real_lanes_and_epochs_alone(way, tmp_path):
     seen = []
