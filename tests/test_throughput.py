@@ -113,8 +113,8 @@ def test_a_sample_stands_for_all_lanes_only_where_they_take_their_turns():
         ("NumPy by hand", 1 << 15, 1 << 15),
         ("Python loop", 1, 1),
     ]:
-        assert lanes_run(PEERS[peer], work, lambda *_: False) == on_cpu
-        assert lanes_run(PEERS[peer], work, lambda *_: True) == on_accelerator
+        assert lanes_run(PEERS[peer], work, accelerated=False) == on_cpu
+        assert lanes_run(PEERS[peer], work, accelerated=True) == on_accelerator
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

@@ -4,22 +4,21 @@
     python -m experiments.throughput --quick --only rosenbrock         # a first look
     python -m experiments.throughput --part peers --torch-python ~/torch/bin/python
 
-Peers in other packages run in a process of their own, by the interpreter given; where the package is
-not installed they are left out, and the output says so. A peer that would take too long on a CPU runs
-a sample of the lanes, evenly spread, and its time is scaled; that is said too.
+Every peer runs every workload in a fresh process, by the interpreter given for its package; where the
+package is not installed they are left out, and the output says so. A peer that would take too long on
+a CPU runs a sample of the lanes, evenly spread, and its time is scaled; that is said too.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from experiments.throughput import growth, phases, show
-from experiments.throughput.compare import Row, compared
+from experiments.throughput.compare import Environment, Row, compared
 from experiments.throughput.peers import ENVIRONMENTS, OURS, PEERS
-from experiments.throughput.worker import Ask, worker
+from experiments.throughput.worker import worker
 from experiments.throughput.workloads import WORKLOADS, Workload, sized
 
 PARTS = ("peers", "growth", "phases")
@@ -41,36 +40,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _peers(asked: argparse.Namespace, path: Path) -> bool:
     rows: list[Row] = []
     good = True
-    with ExitStack() as stack:
-        asks = dict(_environments(asked, stack))
-        for name, workload in asked.workloads.items():
-            more, failed = compared(name, workload, asks, asked.repeats, asked.peer)
-            print(f"{name}: {workload.lanes} lanes, up to {workload.epochs} epochs, target {workload.target}")
-            print(show.table(show.PEER_COLUMNS, [show.peer_cells(row, workload.lanes) for row in more]))
-            print(*(f"failed: {peer}: {why}\n" for peer, why in failed.items()), sep="", flush=True)
-            good &= not failed and all(row.agreement.equal for row in more)
-            rows += more
+    environments = dict(_environments(asked))
+    for name, workload in asked.workloads.items():
+        more, failed = compared(name, workload, environments, asked.repeats, asked.peer)
+        print(f"{name}: {workload.lanes} lanes, up to {workload.epochs} epochs, target {workload.target}")
+        print(show.table(show.PEER_COLUMNS, [show.peer_cells(row, workload.lanes) for row in more]))
+        print(*(f"failed: {peer}: {why}\n" for peer, why in failed.items()), sep="", flush=True)
+        good &= not failed and all(row.agreement.equal for row in more)
+        rows += more
     show.draw_peers(rows, path)
     return good
 
 
-def _environments(asked: argparse.Namespace, stack: ExitStack) -> Iterator[tuple[str, Ask]]:
-    """A worker for every environment that is installed; a line about each, and what is left out."""
+def _environments(asked: argparse.Namespace) -> Iterator[tuple[str, Environment]]:
+    """Every environment that is installed; prints a line about each, and what is left out."""
     for package in ENVIRONMENTS:
         python = {"torch": asked.torch_python, "optimistix": asked.optimistix_python}.get(package, sys.executable)
-        ask = stack.enter_context(worker(python))
-        versions = {name: ask("timing:has", name) for name in ("jax", "optax", "numpy", package)}
-        if package != "jaxgd" and versions[package] is None:
+        with worker(python) as ask:
+            versions = {name: ask("timing:has", name) for name in ("jax", "optax", "numpy", package)}
+            here = package == "jaxgd" or versions[package] is not None
+            devices = f"; on {ask('timing:devices')}, {os.cpu_count()} cores" if package == "jaxgd" else ""
+            accelerated = here and ask("timing:is_accelerated", package)
+        if not here:
             missing = ", ".join(name for name, peer in PEERS.items() if peer.environment == package)
             print(f"left out: {missing}: {python} has no {package} (--{package}-python names another)")
             continue
-        said = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-        print(
-            f"{package}: {said}"
-            + (f"; on {ask('timing:devices')}, {os.cpu_count()} cores" if package == "jaxgd" else "")
-        )
-        yield package, ask
-    print(flush=True)
+        print(f"{package}: {', '.join(f'{name} {version}' for name, version in versions.items() if version)}{devices}")
+        yield package, Environment(python, accelerated)
+    print('seconds and ratios are of all lanes, scaled where it says "scaled"; what a call adds is of the lanes run\n')
 
 
 def _growth(asked: argparse.Namespace, path: Path) -> bool:

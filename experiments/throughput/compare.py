@@ -1,13 +1,14 @@
 """The same work by jaxgd and by its peers: are the results equal, and how long does each take?"""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.throughput.peers import OURS, PEERS, Peer, able
-from experiments.throughput.worker import Ask, PeerError
+from experiments.throughput.worker import PeerError, worker
 from experiments.throughput.workloads import EPS, ROUNDINGS, Workload, nudged, sampled
 
 Figures = Mapping[str, np.ndarray]  # cost, params, epochs, [lane, ...] each; a peer may lack some
@@ -40,51 +41,76 @@ class Row(NamedTuple):
     workload: str
     peer: str
     lanes: int  # that it ran
-    compiling: float  # what the first call took longer than later ones
+    more: tuple[float, float]  # seconds that its first and its second call took beyond later ones; of the lanes it ran
     programs: tuple[int, int]  # compiled in the first call, and in all later ones
     seconds: tuple[float, ...]  # one per round
     ratios: tuple[float, ...]  # to jaxgd in the same round
     agreement: Agreement
 
 
+class Environment(NamedTuple):
+    """Where peers run."""
+
+    python: str
+    accelerated: bool  # there is something else than CPUs
+
+
 def compared(
-    name: str, workload: Workload, asks: Mapping[str, Ask], repeats: int, only: Sequence[str] | None = None
+    name: str,
+    workload: Workload,
+    environments: Mapping[str, Environment],
+    repeats: int,
+    only: Sequence[str] | None = None,
 ) -> tuple[list[Row], dict[str, str]]:
-    """A row for every peer (of `only` those) that can do the work here, interleaved in rounds; and what failed, why."""
+    """A row for every peer (of `only` those) that can do the work here, interleaved in rounds; and what failed, why.
+
+    Each has a process of its own, and so a first call that finds nothing compiled, allocated or imported by
+    another; torch.compile, past so many programs in one process, would also compile no more.
+    """
     peers = {
         p: peer
         for p, peer in PEERS.items()
-        if peer.environment in asks and able(peer, workload) and (not only or p in (OURS, *only))
+        if peer.environment in environments and able(peer, workload) and (not only or p in (OURS, *only))
     }
-    lanes = {p: lanes_run(peer, workload, asks[peer.environment]) for p, peer in peers.items()}
-    firsts, failed = {}, {}
-    for p, peer in peers.items():
-        try:
-            firsts[p] = asks[peer.environment]("timing:first", peer.prepare, workload, lanes[p])
-        except PeerError as error:
-            failed[p] = str(error)
-    if OURS in failed:
-        raise PeerError(failed[OURS])
-    moved = asks["jaxgd"]("timing:figures", PEERS[OURS].prepare, nudged(workload), workload.lanes)
-    rounds = [
-        {p: asks[peers[p].environment]("timing:again", peers[p].prepare) for p in firsts} for _ in range(repeats + 1)
-    ]
-    timed = rounds[1:]  # some libraries compile once more in their second call
+    failed: dict[str, str] = {}
+
+    def of_each(call: Callable[[str], Any]) -> dict[str, Any]:
+        """What the call comes to for every peer that has not failed yet."""
+        answers = {}
+        for p in (p for p in peers if p not in failed):
+            try:
+                answers[p] = call(p)
+            except PeerError as error:
+                failed[p] = str(error)
+        if OURS in failed:
+            raise PeerError(failed[OURS])
+        return answers
+
+    with ExitStack() as stack:
+        asks = {p: stack.enter_context(worker(environments[peer.environment].python)) for p, peer in peers.items()}
+        lanes = {p: lanes_run(peer, workload, environments[peer.environment].accelerated) for p, peer in peers.items()}
+        firsts = of_each(lambda p: asks[p]("timing:first", peers[p].prepare, workload, lanes[p]))
+        second, *timed = (of_each(lambda p: asks[p]("timing:again", peers[p].prepare)) for _ in range(repeats + 1))
+        moved = asks[OURS]("timing:figures", PEERS[OURS].prepare, nudged(workload), workload.lanes)
     rows = []
     for p, first in firsts.items():
+        if p in failed:
+            continue
         here = sampled(workload.lanes, lanes[p])
         ours, ours_moved = ({f: values[here] for f, values in all.items()} for all in (firsts[OURS]["figures"], moved))
         theirs = first["figures"]
         scale = workload.lanes / len(theirs["cost"])
-        seconds = [scale * each[p]["seconds"] for each in timed]
+        later = [each[p] for each in timed]
+        usual = median(each["seconds"] for each in later)
+        seconds = tuple(scale * each["seconds"] for each in later)
         rows.append(
             Row(
                 workload=name,
                 peer=p,
                 lanes=len(theirs["cost"]),
-                compiling=max(0.0, first["seconds"] - median(seconds) / scale),
-                programs=(first["programs"], sum(each[p]["programs"] for each in rounds)),
-                seconds=tuple(seconds),
+                more=(first["seconds"] - usual, second[p]["seconds"] - usual),
+                programs=(first["programs"], sum(each["programs"] for each in (second[p], *later))),
+                seconds=seconds,
                 ratios=tuple(s / each[OURS]["seconds"] for s, each in zip(seconds, timed, strict=True)),
                 agreement=agreement(ours, ours_moved, theirs, workload.epochs),
             )
@@ -112,8 +138,8 @@ def _close(a: Figures, b: Figures, figures, epochs: int) -> Iterator[np.ndarray]
         yield near | ~(alive[0] & alive[1])
 
 
-def lanes_run(peer: Peer, workload: Workload, ask: Ask) -> int:
+def lanes_run(peer: Peer, workload: Workload, accelerated: bool) -> int:
     """How many a peer runs."""
-    if workload.lanes <= peer.most or (not peer.on_cpu and ask("timing:is_accelerated", peer.environment)):
+    if workload.lanes <= peer.most or (accelerated and not peer.on_cpu):
         return workload.lanes
     return peer.most

@@ -17,7 +17,8 @@ PEER_COLUMNS = (
     "peer",
     "keeps",
     "lanes run",
-    "compiling s",
+    "1st call adds s",
+    "2nd adds s",
     "programs",
     "median s",
     "min–max s",
@@ -45,7 +46,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Columns as wide as what they hold; words to the left, numbers to the right."""
     lines = [list(headings), *([str(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    words = [not any(cell[:1].isdigit() for cell in column[1:]) for column in zip(*lines, strict=True)]
+    words = [not any(cell.lstrip("-")[:1].isdigit() for cell in column[1:]) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if word else cell.rjust(width)
@@ -60,8 +61,8 @@ def peer_cells(row: Row, lanes: int) -> Sequence[str]:
         row.peer,
         PEERS[row.peer].keeps,
         f"{row.lanes}" + (" (scaled)" if row.lanes < lanes else ""),
-        f"{row.compiling:.2f}",
-        f"{row.programs[0]} + {row.programs[1]}" if PEERS[row.peer].environment != "torch" else "-",
+        *(f"{seconds:.2f}" for seconds in row.more),
+        f"{row.programs[0]} + {row.programs[1]}",
         _digits(median(row.seconds)),
         _span(row.seconds),
         f"{_digits(median(row.ratios))}×",

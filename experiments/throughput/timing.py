@@ -1,5 +1,6 @@
 """What a worker measures of itself: seconds, compiled programs, resident memory, versions."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,19 +19,19 @@ _compiled: list[float] = []  # seconds of every program that XLA compiled here
 def first(prepare: str, workload: Workload, most: int) -> dict[str, Any]:
     """The first call, compilation included: its seconds, how many programs it compiled, its figures."""
     _listen()
-    before = len(_compiled)
     run, read = named(prepare)(workload, most)
+    before = _programs()
     seconds, raw = timed(run)
-    programs = len(_compiled) - before
+    programs = _programs() - before
     _ready[prepare] = run
     return {"seconds": seconds, "programs": programs, "figures": read(raw)}
 
 
 def again(prepare: str) -> dict[str, Any]:
     """One more call of what was prepared last: its seconds, and how many programs it compiled."""
-    before = len(_compiled)
+    before = _programs()
     seconds, _ = timed(_ready[prepare])
-    return {"seconds": seconds, "programs": len(_compiled) - before}
+    return {"seconds": seconds, "programs": _programs() - before}
 
 
 def figures(prepare: str, workload: Workload, most: int) -> dict[str, Any]:
@@ -49,6 +50,11 @@ def compiled() -> tuple[int, float]:
     """How many programs XLA has compiled in this process since the first call of this, and their seconds."""
     _listen()
     return len(_compiled), sum(_compiled)
+
+
+def process() -> int:
+    """The number of this process."""
+    return os.getpid()
 
 
 def has(package: str) -> str | None:
@@ -84,6 +90,12 @@ def peak_bytes() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _programs() -> int:
+    """How many programs XLA and torch.compile have compiled in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")  # not imported before something is to be compiled
+    return len(_compiled) + (dynamo.counters["stats"]["unique_graphs"] if dynamo else 0)
 
 
 @cache

@@ -118,9 +118,13 @@ def optimistix(workload: Workload, most: int):
             max_steps=workload.epochs + 1,  # its first step only looks
             throw=False,
         )
-        return solution.value, cost(solution.value)
+        return solution.value, cost(solution.value), solution.stats["num_steps"] - 1
 
-    return _kept(lane, workload, most), _read_final
+    def read(raw):
+        *final, epochs = raw
+        return _read_final(final) | {"epochs": epochs}
+
+    return _kept(lane, workload, most), read
 
 
 def python_loop(workload: Workload, most: int):

@@ -48,7 +48,7 @@ def by_hand(workload: Workload, most: int):
     start = tuple(np.repeat(leaf[..., None], many, axis=-1) for leaf in workload.start)
 
     def run():
-        params, state = start, first_state(workload.rule, tuple(map(np.zeros_like, start)))
+        params, state = start, first_state(workload.rule, lambda: tuple(map(np.zeros_like, start)))
         with np.errstate(all="ignore"):  # what diverges is a result
             for epoch in range(workload.epochs):
                 cost, grads = value_and_grads(params)

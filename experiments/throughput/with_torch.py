@@ -1,6 +1,11 @@
-"""The peers in PyTorch: one lane's step by torch.func.grad, vmapped; eager, or 20 steps compiled into one."""
+"""The peers in PyTorch: one lane's step by torch.func.grad, vmapped; eager, or 20 steps compiled into one.
+
+By default torch.compile runs eagerly, with no more than a warning, what it cannot compile and what it has
+compiled too often (`torch._dynamo.config.recompile_limit`). `fullgraph=True` makes errors of both.
+"""
 
 import torch
+from torch._dynamo.utils import counters
 
 from experiments.throughput.workloads import COSTS, EPOCHS_AT_ONCE, RULES, Workload, first_state, flat, lanes_of
 
@@ -21,7 +26,15 @@ def compiled(workload: Workload, most: int):
             epoch = epoch + 1
         return params, state
 
-    return _prepared(workload, most, torch.compile(steps), EPOCHS_AT_ONCE)
+    run, read = _prepared(workload, most, torch.compile(steps, fullgraph=True), EPOCHS_AT_ONCE)
+
+    def checked():
+        raw = run()
+        if not counters["stats"]["unique_graphs"]:
+            raise RuntimeError("torch.compile compiled nothing: is TORCHDYNAMO_DISABLE set?")
+        return raw
+
+    return checked, read
 
 
 def _step(workload: Workload):
@@ -47,7 +60,7 @@ def _prepared(workload: Workload, most: int, steps, at_once: int):
 
     @torch.no_grad()
     def run():
-        params, state = start, first_state(workload.rule, tuple(map(torch.zeros_like, start)))
+        params, state = start, first_state(workload.rule, lambda: tuple(map(torch.zeros_like, start)))
         for first in range(0, workload.epochs, at_once):
             params, state = steps(params, state, epochs[first], lanes)
         return tuple(leaf.cpu() for leaf in params), cost(params).cpu()

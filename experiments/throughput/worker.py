@@ -1,4 +1,4 @@
-"""One process per environment: the parent names a function and its arguments, the worker calls it and answers.
+"""A process that does the work: the parent names a function and its arguments, the worker calls it and answers.
 
 python -m experiments.throughput.worker     # reads pickled requests, writes pickled answers
 """
@@ -8,8 +8,10 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +25,37 @@ class PeerError(Exception):
 
 @contextmanager
 def worker(python: str) -> Iterator[Ask]:
-    """A process of the given interpreter, as a function: ask("module:function", *arguments) → its answer."""
-    process = subprocess.Popen(
-        [python, "-m", "experiments.throughput.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment(),
-    )
+    """A process of the given interpreter, as a function: ask("module:function", *arguments) → its answer.
 
-    def ask(function: str, *arguments: Any) -> Any:
+    It finds no program that was compiled before: JAX keeps none on disk, and PyTorch keeps them in a
+    folder that is empty at first and goes with the process.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(
+            [python, "-m", "experiments.throughput.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment() | {"JAX_ENABLE_COMPILATION_CACHE": "0", "TORCHINDUCTOR_CACHE_DIR": folder},
+        )
         try:
-            pickle.dump((function, arguments), process.stdin)
-            process.stdin.flush()
-            good, answer = pickle.load(process.stdout)
-        except (BrokenPipeError, EOFError) as error:
-            raise PeerError(f"{python} ended with code {process.wait()}") from error
-        if not good:
-            raise PeerError(answer)
-        return answer
+            yield partial(_ask, process)
+        finally:
+            with suppress(BrokenPipeError):  # a request to a process that died may be left unsent
+                process.stdin.close()
+            process.stdout.close()
+            process.wait()
 
+
+def _ask(process: subprocess.Popen, function: str, *arguments: Any) -> Any:
     try:
-        yield ask
-    finally:
-        process.stdin.close()
-        process.stdout.close()
-        process.wait()
+        pickle.dump((function, arguments), process.stdin)
+        process.stdin.flush()
+        good, answer = pickle.load(process.stdout)
+    except (BrokenPipeError, EOFError) as error:
+        raise PeerError(f"{process.args[0]} ended with code {process.wait()}") from error
+    if not good:
+        raise PeerError(answer)
+    return answer
 
 
 def environment() -> dict[str, str]:

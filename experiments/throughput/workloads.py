@@ -72,9 +72,12 @@ def adam(xp, grads, state, epoch, learning_rate, b1=0.9, b2=0.999, eps=1e-8):
 RULES = {"gradient_descent": gradient_descent, "momentum": momentum, "adam": adam}
 
 
-def first_state(rule: str, zeros: tuple) -> tuple:
-    """The state of a rule before its first epoch, from zeros in the shape of the params."""
-    return {"gradient_descent": (), "momentum": zeros, "adam": (zeros, zeros)}[rule]
+def first_state(rule: str, zeros: Callable[[], tuple]) -> tuple:
+    """The state of a rule before its first epoch; `zeros` makes zeros in the shape of the params.
+
+    No two parts share an array: torch.compile makes a program of its own for arguments that do.
+    """
+    return {"gradient_descent": tuple, "momentum": zeros, "adam": lambda: (zeros(), zeros())}[rule]()
 
 
 class Workload(NamedTuple):
