@@ -1,7 +1,11 @@
 """The speed study at its smallest: every part runs, every peer's results are jaxgd's, and a wrong one is found out."""
 
+import os
 import re
+import signal
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.throughput import growth, phases, show
+from experiments.throughput import compare, growth, phases, show
+from experiments.throughput import worker as workers
 from experiments.throughput.__main__ import main
 from experiments.throughput.compare import agreement, lanes_run
 from experiments.throughput.peers import OURS, PEERS, able
 from experiments.throughput.with_numpy import VALUE_AND_GRADS
-from experiments.throughput.worker import PeerError, worker
+from experiments.throughput.worker import PeerError, named, worker
 from experiments.throughput.workloads import COSTS, WORKLOADS, axes, lanes_of, sampled, sized
 
 pytestmark = pytest.mark.usefixtures("compiled_in_haste")
@@ -30,7 +35,22 @@ def is_a_picture(path):
         return image.format == "PNG" and min(image.size) > 100
 
 
-def test_peers_agree_and_are_drawn(tmp_path, capfd):
+@pytest.fixture
+def processes(monkeypatch):
+    """The numbers of the processes that peers run in, as they are started."""
+    numbers = []
+
+    @contextmanager
+    def noted(python):
+        with worker(python) as ask:
+            numbers.append(ask("timing:process"))
+            yield ask
+
+    monkeypatch.setattr(compare, "worker", noted)
+    return numbers
+
+
+def test_peers_agree_each_in_a_process_of_its_own_and_are_drawn(tmp_path, capfd, processes):
     tiny = ["--part", "peers", "--only", "parabola", "--lanes", "64", "--epochs", "20", "--repeats", "1"]
     assert main([*tiny, "--out", str(tmp_path / "speed.png")]) == 0
     out = capfd.readouterr().out
@@ -42,6 +62,37 @@ def test_peers_agree_and_are_drawn(tmp_path, capfd):
         if peer != OURS:
             assert all("yes: " in row for row in rows)
     assert is_a_picture(tmp_path / "speed-peers.png")
+    assert len(set(processes)) == len(processes) == len(here) * len(workloads)
+    for number in processes:
+        with pytest.raises(ProcessLookupError):
+            os.kill(number, 0)
+    ours = re.findall(rf"^{OURS}  .* (\d+) \+ (\d+)  ", out, re.MULTILINE)
+    assert [int(again) for _, again in ours] == [0] * len(workloads)
+    assert all(int(first) > 0 for first, _ in ours)  # nothing that another workload has compiled
+
+
+def test_a_peer_that_fails_in_a_later_call_is_named_and_the_others_are_measured(monkeypatch):
+    @contextmanager
+    def here(python):
+        calls = []
+
+        def ask(function, *arguments):
+            calls.append(function)
+            if arguments[0] == PEERS["NumPy by hand"].prepare and len(calls) == 3:
+                raise PeerError("the third call")
+            return named(function)(*arguments)
+
+        yield ask
+
+    monkeypatch.setattr(compare, "worker", here)
+    name = "parabola, gradient descent"
+    environments = {"jaxgd": compare.Environment(sys.executable, False)}
+    only = ["NumPy by hand", "jit(vmap(scan)), final cost"]
+    rows, failed = compare.compared(name, sized(WORKLOADS[name], 64, 20), environments, 2, only)
+    assert failed == {"NumPy by hand": "the third call"}
+    assert [row.peer for row in rows] == [OURS, "jit(vmap(scan)), final cost"]
+    assert all(len(row.seconds) == len(row.ratios) == 2 for row in rows)
+    assert rows[0].ratios == (1, 1)
 
 
 def test_an_unknown_workload_is_refused_by_name(capsys):
@@ -78,6 +129,28 @@ def test_a_worker_says_what_went_wrong():
         with pytest.raises(PeerError, match="KeyError"):
             ask("timing:again", "nobody")
         assert ask("timing:has", "no-such-package") is None
+
+
+def test_a_worker_that_dies_or_does_not_answer_in_time_fails_and_nothing_else_does(monkeypatch):
+    with worker(sys.executable) as ask:
+        os.kill(ask("timing:process"), signal.SIGKILL)
+        with pytest.raises(PeerError, match=r"ended with code -9$"):
+            ask("timing:process")
+    monkeypatch.setattr(workers, "LIMIT", 0.001)  # no interpreter starts so soon
+    with worker(sys.executable) as ask, pytest.raises(PeerError, match="after 0.001 s without an answer"):
+        ask("timing:process")
+
+
+def test_a_worker_finds_no_program_compiled_before(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "1")
+    with worker(sys.executable) as one, worker(sys.executable) as other:
+        variables = [ask("worker:environment") for ask in (one, other)]
+        folders = [Path(each["TORCHINDUCTOR_CACHE_DIR"]) for each in variables]
+        assert len({tmp_path, *folders}) == 3
+        assert not any(list(folder.iterdir()) for folder in folders)
+        assert all(each["JAX_ENABLE_COMPILATION_CACHE"] == "0" for each in variables)
+    assert not any(folder.exists() for folder in folders)
 
 
 @pytest.mark.parametrize("cost", COSTS)

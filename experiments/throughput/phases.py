@@ -119,7 +119,10 @@ def _counts(actions: dict[str, Callable], count: Callable[[], int]) -> Iterator[
 
 def _command(arguments: list[str], folder: Path) -> float:
     folder.mkdir(exist_ok=True)
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache")}  # empty at first, whatever the user's own holds
+    cache = {  # empty at first, whatever the user's own holds, and used even if that is switched off
+        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
+        "JAX_ENABLE_COMPILATION_CACHE": "1",
+    }
     return _seconds([sys.executable, "-m", "jaxgd", *arguments], folder, environment() | cache)
 
 

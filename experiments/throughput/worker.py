@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -17,6 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 Ask = Callable[..., Any]
+LIMIT = 1200.0  # seconds for an answer; some programs would take PyTorch hours to compile
 
 
 class PeerError(Exception):
@@ -47,12 +49,17 @@ def worker(python: str) -> Iterator[Ask]:
 
 
 def _ask(process: subprocess.Popen, function: str, *arguments: Any) -> Any:
+    late = threading.Timer(LIMIT, process.kill)
+    late.start()
     try:
         pickle.dump((function, arguments), process.stdin)
         process.stdin.flush()
         good, answer = pickle.load(process.stdout)
     except (BrokenPipeError, EOFError) as error:
-        raise PeerError(f"{process.args[0]} ended with code {process.wait()}") from error
+        why = f"{process.args[0]} ended with code {process.wait()}"
+        raise PeerError(f"{why} after {LIMIT:g} s without an answer" if late.finished.is_set() else why) from error
+    finally:
+        late.cancel()
     if not good:
         raise PeerError(answer)
     return answer
