@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
+from haste import in_haste
 from processes import started
 
 import jaxgd
@@ -69,7 +70,8 @@ def filled(path, plan, boxes=None):
 def whole(tmp_path_factory):
     """A finished run, not to be written to."""
     path = tmp_path_factory.mktemp("store") / "whole"
-    folder = filled(path, a_plan())
+    with in_haste():  # as the tests, whose bits are compared with these
+        folder = filled(path, a_plan())
     paths = xarray.Dataset(
         {"cost": (("path", "epoch"), np.ones((2, 3)))}, {"epoch": [0, 1, 2], "valley": ("path", ["light", "heavy"])}
     )
