@@ -146,7 +146,7 @@ def test_a_cost_that_prints_has_paths_and_no_surface(tmp_path):
 
     plan = plans.planned(lane, {"learning_rate": [0.1, 0.3]}, epochs=3)
     folder = store.opened(tmp_path / "loud", plan, "loud")
-    with pytest.warns(UserWarning, match="calls back into Python, which runs one lane at a time"):
+    with pytest.warns(UserWarning, match="lanes run one after the other"):
         for box, figures in carried_out(plan, folder.unfinished()):
             folder.keep(box, figures)
     with pytest.warns(UserWarning, match="at every point of a surface too: none is drawn"):
