@@ -105,12 +105,12 @@ def sweep(
     if said := checks.over_memory("sweep", *table.stored_factors(plan)):
         raise ValueError(said)
     if run is not None:
-        run = checks.run_folder(run)
         from jaxgd import reserved, store  # loads zarr
         from jaxgd.files import sole_writer
         from jaxgd.paths import keep
 
         reserved.check(plan)
+        run = checks.run_folder(run)
         with sole_writer(run):
             folder = store.opened(run, plan, plans.fingerprint(plan))
             folder.keep_lane(source)

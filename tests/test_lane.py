@@ -14,7 +14,6 @@ from small import pending
 import jaxgd
 from jaxgd import config as cfg
 from jaxgd import lane, names, table
-from jaxgd import plan as plans
 from jaxgd.config import ConfigError
 from jaxgd.descent import opened
 from jaxgd.outcome import ABSENT
@@ -65,7 +64,7 @@ def seen(content, *index, folder="."):
         for name in dimension.axes
         if not dimension.is_each(name)
     }
-    one = opened(plans.bound(plan, static)(**point))
+    one = plan.trace(static).opened(point)
     return Seen(one.params, float(one.cost(one.params)), stepped(one))
 
 
