@@ -440,7 +440,7 @@ def alone(plan: Plan, box: Box) -> tuple[Plan, Box]:
 
 
 def received(plan: Plan) -> Plan:
-    """A plan of `alone` as it came, with the trace of its lane, which is made here if it came from another process.
+    """A plan made by `alone`, with the trace of its lane; in another process the trace is made again.
 
     Raises:
       RuntimeError: the lane computes something else here than where the plan was made.

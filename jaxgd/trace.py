@@ -1,7 +1,7 @@
 """A lane, traced: one call of the user's function, as jaxprs that hold their own copies of all that it read.
 
 Whatever the lane computes is read from here: its programs, its fingerprint, its records, its surface. A trace is
-made anew for every call of `sweep`, and nothing keeps it longer; so a changed global, attribute or array counts at
+made again for every call of `sweep`, and nothing keeps it longer; so a changed global, attribute or array counts at
 the next call, and never within one.
 """
 

@@ -365,9 +365,9 @@ def test_trials_that_an_optimizer_lacks_are_no_lanes():
     said = in_words.came_out(result.table, "final_cost")
     assert said[0].startswith("46 descents ran.") and not any("stand for nothing" in one for one in said)
     assert sum(count for _, count, _ in in_words.shares(table)) == 46
-    told = []
-    runs.carry_out(runs.prepared(Path("unequal.toml")), lambda done, lanes: told.append((done, lanes)))
-    assert told == [(46, 46)]
+    reported = []
+    runs.carry_out(runs.prepared(Path("unequal.toml")), lambda done, lanes: reported.append((done, lanes)))
+    assert reported == [(46, 46)]
 
 
 def test_an_interrupted_run_lacks_only_lanes_that_there_are():

@@ -111,8 +111,8 @@ def test_a_surface_knows_its_minima_and_constants():
     assert same.minimum == 0 and same.minima.tolist() == [[1, 1]]
     moving = planned(cfg.checked(with_(RACE, sweep={"cost": {"constants": {"a": {"values": [1.0, 2.0]}}}}), ""))
     assert moving.minimum == 0 and moving.minima is None  # at (a, a²), so not the same for all lanes
-    told = planned(cfg.checked(with_(RACE, cost__minimum=-1, cost__minima=[[0.0, 0.0]]), ""))
-    assert told.minimum == -1 and told.minima.tolist() == [[0.0, 0.0]]
+    stated = planned(cfg.checked(with_(RACE, cost__minimum=-1, cost__minima=[[0.0, 0.0]]), ""))
+    assert stated.minimum == -1 and stated.minima.tolist() == [[0.0, 0.0]]
 
 
 def test_draws_come_from_the_seed_and_their_role_alone():
