@@ -1,6 +1,5 @@
 """One descent: a gradient from `jax.grad`, a jitted step, a scan over epochs."""
 
-import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int, Num, PyTree
 
 from jaxgd import checks
-from jaxgd.afresh import holds_users_code, new_context
+from jaxgd.afresh import new_context
 from jaxgd.batches import Batches, batches
 from jaxgd.checks import kind_of as _kind
 
@@ -139,7 +138,12 @@ def descend(
         end = record(last, *one.evaluate(last))
         return jax.tree.map(lambda many, one: jnp.append(many, one[None], axis=0), records, end)
 
-    return History(jnp.arange(epochs + 1), *jax.jit(path)(one.params))
+    with new_context():
+        program, shapes = jax.make_jaxpr(path, return_shape=True)(one.params)
+    records = jax.jit(lambda leaves: jax.core.eval_jaxpr(program.jaxpr, program.consts, *leaves))(
+        jax.tree.leaves(one.params)
+    )
+    return History(jnp.arange(epochs + 1), *jax.tree.unflatten(jax.tree.structure(shapes), records))
 
 
 class Opened(NamedTuple):
@@ -179,7 +183,8 @@ def opened(descent: Descent) -> Opened:
 
     at_least = jnp.result_type(jnp.float32, *jax.tree.leaves(params))  # what the cost is watched in
     everything = () if data is None else (data.data,)
-    traced = _traced_cost(lambda moving: descent.cost(restored(moving), *everything), params)
+    with new_context():
+        traced = _traced_cost(lambda moving: descent.cost(restored(moving), *everything), params)
 
     def watched(value):
         return value.astype(jnp.promote_types(value.dtype, at_least))
@@ -372,8 +377,7 @@ def _traced_cost(cost: Cost, params: PyTree) -> Cost:
             raise
         raise TypeError(f"cost returns {kind}; it must return one real number") from error
     before = program.consts
-    with new_context() if holds_users_code(program.jaxpr) else contextlib.nullcontext():
-        program = jax.make_jaxpr(lambda moving: cost(moving))(params)
+    program = jax.make_jaxpr(lambda moving: cost(moving))(params)
     if _keeps_state(before, program.consts):
         raise TypeError(_KEEPS_STATE)
     if not isinstance(value, jax.ShapeDtypeStruct):

@@ -25,12 +25,13 @@ class Text(NamedTuple):
 
     text: str
     is_opaque: bool  # whether it holds a Python function, of which the text has only the name
+    asks_python: bool  # whether numbers come from such a function while it runs
 
 
 def text_of(jaxpr: core.Jaxpr) -> Text:
     """The text of a jaxpr. Arrays that inner jaxprs hold are in it by their digests, its own constants are not."""
     writer = _Writer()
-    return Text(writer.jaxpr(jaxpr), writer.is_opaque)
+    return Text(writer.jaxpr(jaxpr), writer.is_opaque, writer.asks_python)
 
 
 def digest(array: Any) -> str:
@@ -51,7 +52,7 @@ class _Writer:
     """Writes jaxprs, variables numbered in the order in which they come."""
 
     def __init__(self) -> None:
-        self.is_opaque = False
+        self.is_opaque = self.asks_python = False
         self.known: dict[int, str] = {}  # inner jaxprs by id, which this call keeps alive
 
     def jaxpr(self, jaxpr: core.Jaxpr) -> str:
@@ -68,7 +69,11 @@ class _Writer:
 
         yield f"{' '.join(map(bound, jaxpr.constvars))}; {' '.join(map(bound, jaxpr.invars))}"
         for equation in jaxpr.eqns:
-            self.is_opaque |= "callback" in equation.primitive.name
+            calls = "callback" in equation.primitive.name
+            self.is_opaque, self.asks_python = (
+                self.is_opaque or calls,
+                self.asks_python or (calls and bool(equation.outvars)),
+            )
             context = [getattr(equation.ctx, name, None) for name in _CONTEXT]
             params = {k: v for k, v in equation.params.items() if k not in _RULES}
             ins, outs = " ".join(map(used, equation.invars)), " ".join(map(bound, equation.outvars))

@@ -98,6 +98,11 @@ class Plan:
     def __setstate__(self, known: dict[str, Any]) -> None:
         vars(self).update(known, traces={})
 
+    @property
+    def asks_python(self) -> bool:
+        """Whether numbers come from a Python function on the host, of which a fingerprint has the name alone."""
+        return any(trace.asks_python for trace in self.traces.values())
+
     def trace(self, index: tuple[int, ...] | None = None) -> Trace:
         """The lanes that share one program, by any of their indices; by default the first."""
         static = tuple(i if d.static else 0 for d, i in zip(self.dimensions, index or (), strict=False))

@@ -197,6 +197,11 @@ def opened(path: str | os.PathLike, plan: Plan, fingerprint: str, source: Path =
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         if (known := read_manifest(path))["fingerprint"] != known_as:
             raise StoreError(f"{path} holds another run: {_differs(known)}; name another folder")
+        if plan.asks_python:
+            raise StoreError(
+                f"{path} has been begun, and the lane asks a Python function on the host (pure_callback, io_callback): "
+                "whether that gives the same numbers as then can't be known; name another folder, or run with --fresh"
+            )
         check_intact(path, _RESULTS)
         sweep_partial(path)
         for part in _DERIVED:

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxgd import checks, table, workers
 from jaxgd import plan as plans
+from jaxgd.afresh import new_context
 from jaxgd.descent import Descent, History, descend
 from jaxgd.plan import Box, Plan, planned
 
@@ -70,7 +71,8 @@ def sweep(
     A lane that calls Python while it runs (`jax.debug.print`, `io_callback`, `pure_callback`) does so once for every
     epoch of every lane, the start and the end included, and with `run` once more for the lanes whose paths are
     kept; such lanes run one after the other. No promise is made of the order in which unordered callbacks are seen,
-    nor of a `pure_callback` whose result is not used or that JAX calls again for a derivative.
+    nor of a `pure_callback` whose result is not used, nor of calls that JAX makes again for a derivative (as
+    `jax.checkpoint` does). A lane that takes numbers from Python can't go on in a folder that has been begun.
 
     Raises:
       UnderTransformation: inside `jit`, `vmap`, `grad` or the lane of another sweep; `descend` can run there.
@@ -186,7 +188,8 @@ def replay(lane: Callable[..., Descent], point: Mapping[str, Any], epochs: int) 
         for leaf in jax.tree.leaves(value):
             if isinstance(leaf, (np.ndarray, np.generic)):  # Python's own objects go to the lane as they are
                 checks.held(f"argument {name!r}", np.asarray(leaf))
-    descent = lane(**{name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in point.items()})
+    with new_context():
+        descent = lane(**{name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in point.items()})
     return descend(**{name: getattr(descent, name) for name in inspect.signature(Descent).parameters}, epochs=epochs)
 
 

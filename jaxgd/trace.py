@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxgd import jaxprs
-from jaxgd.afresh import trace_afresh
+from jaxgd.afresh import new_context
 from jaxgd.descent import Descent, Opened, opened
-from jaxgd.identity import digest, text_of
+from jaxgd.identity import Text, digest, text_of
 
 
 class Shapes(NamedTuple):
@@ -70,18 +70,29 @@ class Trace:
     @cached_property
     def text(self) -> str | None:
         """What all of this computes, but for the values of the constants; None where a Python function decides that."""
-        texts = [text_of(jaxpr) for jaxpr in (self.begin.jaxpr, self.step, self.metrics)]
-        return None if any(text.is_opaque for text in texts) else self._all(texts)
+        return None if any(text.is_opaque for text in self._texts) else self._joined
 
     @cached_property
     def identity(self) -> str:
-        """What it computes, and the values of its constants: equal for lanes that give the same numbers."""
-        texts = [text_of(jaxpr) for jaxpr in (self.begin.jaxpr, self.step, self.metrics)]
-        return "\n".join([self._all(texts), *map(digest, self.begin.consts)])
+        """What it computes, and the values of its constants: equal for lanes that give the same numbers.
 
-    def _all(self, texts: Sequence[Any]) -> str:
+        Unless the lane asks Python: of a function that runs on the host the identity has the name alone.
+        """
+        return "\n".join([self._joined, *map(digest, self.begin.consts)])
+
+    @property
+    def asks_python(self) -> bool:
+        """Whether numbers of the lane come from a Python function that runs on the host."""
+        return any(text.asks_python for text in self._texts)
+
+    @cached_property
+    def _texts(self) -> list[Text]:
+        return [text_of(jaxpr) for jaxpr in (self.begin.jaxpr, self.step, self.metrics)]
+
+    @property
+    def _joined(self) -> str:
         kinds = (sorted(self.measures), self.has_data, self.has_batches)
-        return "\n".join([*(text.text for text in texts), repr(kinds)])
+        return "\n".join([*(text.text for text in self._texts), repr(kinds)])
 
     def opened(self, arguments: dict[str, Any], closed_over: list[Any] | None = None) -> Opened:
         """The lane at some arguments, as `descent.opened` gives it, without a call of the user's functions.
@@ -140,10 +151,15 @@ def trace_lane(lane: Callable[..., Descent], arguments: PyTree) -> Trace:
       UnderTransformation: what the lane closes over is traced by jit, vmap or grad.
       TypeError, ValueError: what `Descent`, its cost or its optimizer refuse.
     """
-    return trace_afresh(lambda: _trace(lane, arguments))
+    with new_context():
+        closed, parts, shapes, known = _trace(lane, arguments)
+    copied = _Copies()
+    parts = {name: copied.jaxpr(part) for name, part in parts.items()}
+    return Trace(copied.closed(closed), parts, shapes, known)
 
 
-def _trace(lane: Callable[..., Descent], arguments: PyTree, in_parts: bool = False) -> tuple[Trace, list[core.Jaxpr]]:
+def _trace(lane: Callable[..., Descent], arguments: PyTree, in_parts: bool = False):
+    """What `Trace` takes, with the user's own arrays."""
     known: dict[str, Any] = {"arguments": jax.tree.structure(arguments)}  # what tracing finds out besides arrays
     parts: dict[str, core.Jaxpr] = {}
 
@@ -166,9 +182,7 @@ def _trace(lane: Callable[..., Descent], arguments: PyTree, in_parts: bool = Fal
         raise UnderTransformation(UNDER_TRANSFORMATION)
     if jaxprs.calls_back(closed.jaxpr) and "evaluate" not in parts:  # where the start is made
         return _trace(lane, arguments, in_parts=True)
-    copied = _Copies()
-    parts = {name: copied.jaxpr(part) for name, part in parts.items()}
-    return Trace(copied.closed(closed), parts, Shapes(*shapes), known), [closed.jaxpr, *parts.values()]
+    return closed, parts, Shapes(*shapes), known
 
 
 def _share_constants(closed: dict[str, core.ClosedJaxpr], parts: dict[str, core.Jaxpr]) -> list[Any]:
@@ -246,5 +260,8 @@ class _Copies:
                 return value
             return core.ClosedJaxpr(copies[0], copies[1:]) if hasattr(value, "consts") else copies[0]
         if isinstance(value, tuple) and any(isinstance(one, (core.ClosedJaxpr, core.Jaxpr)) for one in value):
-            return tuple(map(self._param, value))
+            copies = [self._param(one) for one in value]
+            if all(a is b for a, b in zip(copies, value, strict=True)):
+                return value
+            return type(value)(*copies) if hasattr(value, "_fields") else tuple(copies)
         return value

@@ -2,6 +2,7 @@
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from command import command
 from jax import lax
 
 import jaxgd
-from jaxgd import identity, paths, plan, program, run, store, trace, workers
+from jaxgd import afresh, identity, paths, plan, program, run, store, trace, workers
 from jaxgd.sweep import batch, in_memory
 
 pytestmark = pytest.mark.usefixtures("compiled_in_haste")
@@ -71,6 +72,32 @@ def _inner(x):
     return scale * x
 
 
+@partial(jax.jit, inline=True)
+def _inlined(x):
+    return scale * x
+
+
+def _above(d):
+    return scale * d**2
+
+
+def _below(d):
+    return scale * d**2
+
+
+class _Scaled:
+    """A callable object, of which JAX knows no file."""
+
+    def __call__(self, x, *more):
+        return (x + scale * (more[0] - 1) ** 2, None) if more else scale * x
+
+
+_object = _Scaled()
+_jitted_object = jax.jit(_object)
+_scheduled = optax.sgd(lambda count: 0.05 * scale)
+_jitted_update = jax.jit(_scheduled.update)
+
+
 WAYS = {
     "global": lambda held: lambda x: scale * jnp.sum((x - 1) ** 2),
     "attribute": lambda held: lambda x: held.factor * jnp.sum((x - 1) ** 2),
@@ -81,6 +108,11 @@ WAYS = {
     "default argument": lambda held: _through_scan,
     "jitted cost": lambda held: _jitted,
     "jitted function within": lambda held: lambda x: _inner(jnp.sum((x - 1) ** 2)),
+    "jitted function, inlined": lambda held: lambda x: _inlined(jnp.sum((x - 1) ** 2)),
+    "jitted object": lambda held: lambda x: _jitted_object(jnp.sum((x - 1) ** 2)),
+    "object as the body of a scan": lambda held: lambda x: lax.scan(_object, jnp.float32(0), x)[0],
+    "branches, vmapped": lambda held: lambda x: jax.vmap(lambda d: lax.cond(d > 0, _above, _below, d))(x - 1).sum(),
+    "pieces": lambda held: lambda x: jnp.piecewise(x - 1, [x > 1, x <= 1], [_above, _below]).sum(),
 }
 
 
@@ -93,6 +125,20 @@ def held():
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_what_a_lane_reads_counts_at_the_next_trace(held, way):
+    cost = WAYS[way](held)
+
+    def start_cost():
+        one = plan.planned(lambda learning_rate: descent(cost, learning_rate), RATES, epochs=5).trace()
+        opened = one.opened({"learning_rate": 0.1})
+        return float(opened.cost(opened.params)), float(opened.step(opened.params, opened.init(opened.params))[0])
+
+    assert start_cost() == (2, 2)
+    held.change()
+    assert start_cost() == (6, 6)
+
+
+@pytest.mark.parametrize("way", ["global", "array edited in place", "body of a scan", "jitted object"])
 def test_what_a_lane_reads_counts_at_the_next_sweep(held, way):
     cost = WAYS[way](held)
 
@@ -142,6 +188,54 @@ def test_each_call_that_searches_or_replays_reads_anew(held):
     held.factor = 1.0
     surface += [jaxgd.show.landscape(cost, jaxgd.descend(cost, jnp.zeros(2), optax.sgd(0.1), epochs=3))]
     assert surface[0]["cost"].values.max() > 2 * surface[1]["cost"].values.max()
+
+
+@pytest.mark.parametrize("way", ["start", "schedule", "update", "metric", "batches"])
+def test_a_replay_reads_what_jitted_functions_read(held, way):
+    rows = np.arange(8, dtype=np.float32), 2 * np.arange(8, dtype=np.float32)
+
+    def ends(jitted):
+        """Of a replay, with a function that JAX has traced before, or with one that it has not."""
+        function = _JITTED[way] if jitted else _JITTED[way].__wrapped__
+        lanes = {
+            "start": lambda rate: descent(_flat, rate, function(jnp.ones(2))),
+            "schedule": lambda rate: jaxgd.Descent(_flat, jnp.zeros(2), optax.sgd(function)),
+            "update": lambda rate: jaxgd.Descent(
+                _flat, jnp.zeros(2), optax.GradientTransformation(_scheduled.init, function)
+            ),
+            "metric": lambda rate: jaxgd.Descent(_flat, jnp.zeros(2), optax.sgd(rate), metrics={"m": function}),
+            "batches": lambda rate: jaxgd.Descent(function, 0.0, optax.sgd(rate / 10), data=rows, batch_size=2),
+        }
+        history = jaxgd.replay(lanes[way], {"rate": np.float32(0.1)}, epochs=3)
+        return [history.cost[0], history.cost[-1], *(m[-1] for m in history.metrics.values())]
+
+    before = ends(jitted=True)
+    np.testing.assert_allclose(before, ends(jitted=False), rtol=1e-5)
+    held.change()
+    after = ends(jitted=True)
+    np.testing.assert_allclose(after, ends(jitted=False), rtol=1e-5)
+    assert max(abs(a / b - 1) for a, b in zip(after, before, strict=True)) > 0.1
+
+
+def _flat(x):
+    return jnp.sum((x - 1) ** 2)
+
+
+_JITTED = {
+    "start": jax.jit(lambda x: 2 * scale * x),
+    "schedule": jax.jit(lambda count: 0.05 * scale),
+    "update": _jitted_update,
+    "metric": jax.jit(lambda x: scale * x.sum()),
+    "batches": jax.jit(lambda w, batch: scale * jnp.mean((w * batch[0] - batch[1]) ** 2)),
+}
+
+
+def test_traces_of_earlier_calls_do_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(afresh, "_MOST_TRACES", 200)
+    traces = afresh._cache_of_traces()
+    for _ in range(12):
+        jaxgd.sweep(lambda learning_rate: descent(lambda x: jnp.linalg.norm(x - 1), learning_rate), RATES, epochs=1)
+        assert traces.cache_info().currsize < 400
 
 
 def test_data_that_is_edited_in_place_is_read_at_the_call():
@@ -404,3 +498,44 @@ def test_callbacks_in_batches_of_data_are_called_once_for_each():
 
     jaxgd.sweep(lane, RATES, epochs=3)
     assert seen.count(8) == 2 * 4 and seen.count(4) == 2 * 3 * 2
+
+
+@pytest.mark.filterwarnings("ignore:the lane calls Python", "ignore:the cost calls back")
+def test_a_folder_of_numbers_that_python_gives_is_not_gone_on_with(held, tmp_path):
+    """A `pure_callback` may read something else by then, and nothing shows it."""
+
+    @jax.custom_jvp
+    def asked(d):
+        return jax.pure_callback(lambda d: np.float32(scale) * np.asarray(d), jax.ShapeDtypeStruct(d.shape, d.dtype), d)
+
+    asked.defjvp(lambda p, t: (asked(p[0]), 1.0 * t[0]))
+
+    def lane(learning_rate):
+        return descent(lambda x: asked(jnp.sum((x - 1) ** 2)), learning_rate)
+
+    assert jaxgd.sweep(lane, RATES, epochs=3, run=tmp_path / "run").start_cost.values.tolist() == [2, 2]
+    held.change()
+    with pytest.raises(store.StoreError, match="asks a Python function"):
+        jaxgd.sweep(lane, RATES, epochs=3, run=tmp_path / "run")
+    assert jaxgd.sweep(lane, RATES, epochs=3, run=tmp_path / "other").start_cost.values.tolist() == [6, 6]
+
+
+@pytest.mark.filterwarnings("ignore:the lane calls Python", "ignore:the cost calls back")
+def test_a_folder_of_a_lane_that_only_prints_is_gone_on_with(tmp_path):
+    def lane(learning_rate):
+        return descent(lambda x: (jax.debug.callback(lambda x: None, x), jnp.sum((x - 1) ** 2))[1], learning_rate)
+
+    first = jaxgd.sweep(lane, RATES, epochs=3, run=tmp_path / "run")
+    np.testing.assert_array_equal(jaxgd.sweep(lane, RATES, epochs=3, run=tmp_path / "run").final_cost, first.final_cost)
+
+
+def test_named_tuples_of_jaxprs_keep_their_names():
+    """`custom_linear_solve` holds its jaxprs in one."""
+    twice = np.full(2, 2.0, np.float32)
+
+    def cost(x):
+        return jnp.sum(lax.custom_linear_solve(lambda v: v / twice, x - 1, lambda _, b: 2 * b, lambda _, b: 2 * b) ** 2)
+
+    found = jaxgd.sweep(lambda learning_rate: descent(cost, learning_rate), RATES, epochs=5)
+    again = [jaxgd.descend(cost, jnp.zeros(2), optax.sgd(rate), epochs=5).cost[-1] for rate in RATES["learning_rate"]]
+    np.testing.assert_allclose(found.final_cost, again, rtol=1e-5)

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+import optax
 from matplotlib.figure import Figure
 
 from jaxgd import landscape as ground
-from jaxgd.descent import History
+from jaxgd.descent import Descent, History, opened
 from jaxgd.outcome import DESCENDING, DIVERGED, named
 from jaxgd.show import animation, plots, terrain
 from jaxgd.show.atlas import maps
@@ -29,7 +30,8 @@ def landscape(cost: Callable, histories: Any, *, minima: Any = None, domain: Any
       minima: known ones, [minimum, params]; domain: low and high of each param.
     """
     params = jax.tree.map(lambda leaf: leaf[0], next(iter(_by_name(histories).values())).params)
-    return ground.surface(cost, params, as_paths(histories), minima=minima, domain=domain)
+    traced = opened(Descent(cost, params, optax.identity())).cost
+    return ground.surface(traced, params, as_paths(histories), minima=minima, domain=domain)
 
 
 def surface(surface: "xarray.Dataset", histories: Any = None, title: str = "") -> Figure:
