@@ -106,7 +106,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="small sizes: a first look, not a measurement")
     parser.add_argument("--lanes", type=_count, metavar="N", help="at most so many")
-    parser.add_argument("--epochs", type=_count, metavar="N", help="at most so many, rounded down to a multiple of 20")
+    parser.add_argument("--epochs", type=_count, metavar="N", help="at most so many, rounded down to a multiple of 10")
     parser.add_argument("--repeats", type=_count, metavar="N", help="rounds that are timed (5; 2 with --quick)")
     parser.add_argument(
         "--out",

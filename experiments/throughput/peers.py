@@ -29,7 +29,7 @@ PEERS = {
     "Optimistix": Peer("with_jax:optimistix", "optimistix", "final cost, params", rules=_DESCENT),
     "NumPy by hand": Peer("with_numpy:by_hand", "jaxgd", "final cost, params", _SLOW, on_cpu=True),
     "PyTorch eager": Peer("with_torch:eager", "torch", "final cost, params", _SLOW),
-    "torch.compile, 20 steps": Peer("with_torch:compiled", "torch", "final cost, params"),
+    "torch.compile, 10 steps": Peer("with_torch:compiled", "torch", "final cost, params"),
     "Python loop": Peer("with_jax:python_loop", "jaxgd", "every cost", 1, _DESCENT, on_cpu=True),
     "loop over jaxgd.descend": Peer("with_jax:descend_loop", "jaxgd", "every cost, params", 4, on_cpu=True),
 }

@@ -1,4 +1,4 @@
-"""The peers in PyTorch: one lane's step by torch.func.grad, vmapped; eager, or 20 steps compiled into one.
+"""The peers in PyTorch: one lane's step by torch.func.grad, vmapped; eager, or 10 steps compiled into one.
 
 By default torch.compile runs eagerly, with no more than a warning, what it cannot compile and what it has
 compiled too often (`torch._dynamo.config.recompile_limit`). `fullgraph=True` makes errors of both.
