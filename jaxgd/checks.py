@@ -9,6 +9,7 @@ import math
 import numbers
 import operator
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -180,11 +181,12 @@ def held(where: str, array: np.ndarray, *, every: bool = True) -> None:
         raise TypeError(
             f"{where} is a masked array, and JAX knows no masks: leave out what is masked (values.compressed())"
         )
-    if array.dtype.char == "g" or array.dtype.kind == "O":
+    if array.dtype.char in "gG" or array.dtype.kind == "O":
         kind = "objects" if array.dtype.kind == "O" else f"{array.dtype}"
         if array.dtype.kind == "O" and all(index_of(v) is not None for v in array.flat):
             kind = f"whole numbers past int64 ({shown(max(array.flat, key=abs))})"
-        raise TypeError(f"{where} holds {kind}, which JAX can't hold: give floats (values.astype(float))")
+        cure = "complex128 (values.astype(complex))" if array.dtype.char == "G" else "floats (values.astype(float))"
+        raise TypeError(f"{where} holds {kind}, which JAX can't hold: give {cure}")
     canonical = jax.dtypes.canonicalize_dtype(array.dtype)
     if canonical == array.dtype or not array.size:
         return
@@ -198,6 +200,27 @@ def held(where: str, array: np.ndarray, *, every: bool = True) -> None:
             )
     elif array.dtype.kind == "f":
         _held_reals(where, array, canonical, every)
+    elif array.dtype.kind == "c":
+        parts = np.ascontiguousarray(array).view(array.real.dtype)
+        _held_reals(f"{where} (real and imaginary parts)", parts, canonical, every)
+
+
+def _of_numbers(where: str, array: np.ndarray) -> None:
+    """A TypeError unless this is an array of numbers, flags or objects."""
+    if array.dtype.kind in "MmUST":
+        give = "give numbers, such as days for dates and indices for words"
+        raise TypeError(f"{where} holds {array.dtype}, which JAX can't hold: {give}")
+    if array.dtype.kind == "V" and not jnp.issubdtype(array.dtype, jnp.number):  # bfloat16 and its kin are V, too
+        raise TypeError(f"{where} holds records ({array.dtype}): give a dict of arrays")
+
+
+def there(where: str, array: Any) -> None:
+    """A ValueError if this is an array of JAX that has been deleted."""
+    if isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer) and array.is_deleted():
+        raise ValueError(
+            f"{where} is a jax.Array that has been deleted, by .delete() or as a donated argument of a jitted "
+            "function: give one that is still there, or a NumPy array"
+        )
 
 
 def _held_reals(where: str, array: np.ndarray, dtype: Any, every: bool) -> None:
@@ -221,15 +244,19 @@ def _held_reals(where: str, array: np.ndarray, dtype: Any, every: bool) -> None:
 
 
 def held_leaves(where: str, tree: PyTree) -> None:
-    """As `held`, for the leaves of a tree that are numbers outside JAX; the message names the leaf."""
+    """As `held`, for the leaves of a tree that are outside JAX; the message names the leaf. No array may be deleted."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = f"{where}{jax.tree_util.keystr(path)}"
         if isinstance(leaf, int) and not isinstance(leaf, bool):
             limits = np.iinfo(jax.dtypes.canonicalize_dtype(int))
             if not limits.min <= leaf <= limits.max:
                 raise ValueError(f"{name} = {shown(leaf)}: {limits.dtype} can't hold it: give a float, or {_X64}")
-        elif isinstance(leaf, (float, np.generic, np.ndarray)):
-            held(name, leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf), every=False)
+        elif isinstance(leaf, jax.Array):
+            there(name, leaf)
+        elif not isinstance(leaf, bool) and not hasattr(leaf, "__jax_array__"):  # a table of pandas, say, is an array
+            array = leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf)
+            _of_numbers(name, array)
+            held(name, array, every=False)
 
 
 def held_as_real(where: str, leaf: Any) -> Any:
@@ -238,6 +265,7 @@ def held_as_real(where: str, leaf: Any) -> Any:
     JAX would have whole numbers pass through int32.
     """
     if isinstance(leaf, jax.Array):
+        there(where, leaf)
         return leaf
     if isinstance(leaf, np.ma.MaskedArray):
         held(where, leaf)
@@ -268,12 +296,16 @@ _EACH = "wrap its values in jaxgd.each([...]) to have one program for each"
 
 def _axis_leaf(where: str, path: str, values: Any) -> np.ndarray:
     where = f"{where}{f', leaf {path},' if path else ''}"
+    there(where, values)
     dtype = getattr(values, "dtype", None)
     if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
         raise TypeError(f"{where} holds keys of jax.random: give seeds, or jax.random.key_data(keys)")
     kinds = _kinds(values) if isinstance(values, (list, tuple)) else set()
     if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
         raise TypeError(f"{where} holds masked values, and JAX knows no masks: leave them out")
+    if any(issubclass(kind, jax.Array) for kind in kinds):
+        for value in jax.tree.leaves(values):
+            there(f"{where}: one of its values", value)
     try:
         array = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
     except ValueError:
@@ -283,8 +315,7 @@ def _axis_leaf(where: str, path: str, values: Any) -> np.ndarray:
         cure = "give their real and imaginary parts as two axes" if array.dtype.kind == "c" else _EACH
         holds = "bool" if of_flags else array.dtype
         raise TypeError(f"{where} holds {holds}, which can't be traced; {cure}")
-    if array.dtype.kind == "V" and not jnp.issubdtype(array.dtype, jnp.number):  # bfloat16 and its kin are V, too
-        raise TypeError(f"{where} holds records ({array.dtype}): give a dict of arrays")
+    _of_numbers(where, array)
     if array.dtype.kind == "f" and kinds == {int}:  # NumPy's answer to whole numbers on both sides of int64
         raise TypeError(f"{where} holds whole numbers past int64, which JAX can't hold: give floats")
     held(where, array)
@@ -316,6 +347,30 @@ def seed(value: Any) -> None:
     if not low <= number <= high:
         cure = "" if x64 else f", or {_X64}"
         raise ValueError(f"seed {number}: jax.random takes whole numbers from {low} to {high} as they are{cure}")
+
+
+def too_large(error: OverflowError, fixed: Mapping[str, Any]) -> str | None:
+    """What to say where a lane gives JAX a Python number past its integers; None if this is another error.
+
+    Args:
+      error: what JAX raised.
+      fixed: the values of the lane's static axes by name.
+    """
+    found, limits = _TOO_LARGE.search(str(error)), np.iinfo(jax.dtypes.canonicalize_dtype(int))
+    if found is None or found["dtype"] not in (None, f"{limits.dtype}"):
+        return None
+    at = f"at {', '.join(f'{name} = {shown(value)}' for name, value in fixed.items())} " if fixed else ""
+    cure = "" if limits.bits == 64 else f", or {_X64}"
+    allowed = f"{limits.dtype} holds whole numbers from {limits.min} to {limits.max}"
+    number = found["number"] or found["other"]
+    return f"{at}the lane gives JAX the Python number {number}, but {allowed}: make it a float{cure}"
+
+
+_TOO_LARGE = re.compile(
+    r"jitted computation.* with value (?P<number>-?\d+)|"
+    r"Python int(eger)? (?P<other>-?\d+) (too large to convert to|out of bounds for) (?P<dtype>\w+)",
+    re.DOTALL,
+)
 
 
 # --- what a sweep is given beside numbers ---

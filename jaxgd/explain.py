@@ -84,10 +84,12 @@ def explained(folder: Path, asked: Mapping[str, Any]) -> Facts:
       asked: coordinates by name, as in `nearest.nearest`.
 
     Raises:
-      ConfigError: no such lane, or its config can't be carried out any more.
+      ConfigError: no such lane, its config can't be carried out any more, or the code or a package has changed since.
       StoreError: the folder can't be read.
     """
-    run, table = runs.reopened(folder), store.opened_table(folder).load()
+    run = runs.reopened(folder)
+    run.check_unchanged(_OTHERWISE)
+    table = store.opened_table(folder).load()
     found = nearest(table, asked)
     index = tuple(found.place[str(d)] for d in table["outcome"].dims)
     figures = table.isel(found.place)
@@ -119,13 +121,15 @@ def explained(folder: Path, asked: Mapping[str, Any]) -> Facts:
         select=run.config.run.select,
         lanes=plans.present(run.plan),
         diverged=int((table["outcome"] == DIVERGED).sum()),
-        remarks=found.remarks + ([] if run.is_unchanged else [_CHANGED]),
+        remarks=found.remarks,
         settings=lanes.settings(run.config, single),
         folder=folder,
     )
 
 
-_CHANGED = "the code or a package has changed since this run: what is followed here may differ from what it did"
+_OTHERWISE = (
+    "a lane that is followed again would be of another cost (what the run stored: jaxgd best and jaxgd report show it)"
+)
 
 
 def _length(figures: "xarray.Dataset") -> int:

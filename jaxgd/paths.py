@@ -36,22 +36,27 @@ def keep(
     """Keeps in a run's folder what its pictures are drawn from, unless it is there: the surface of the cost, and paths.
 
     The surface first: where there are too many params to keep, all that is kept of paths is where they
-    lie on it. A cost that calls back into Python has none.
+    lie on it. A cost that calls back into Python has none. Where another number of paths is wanted than is there,
+    both are made again, for the paths say where to look at the cost.
 
     Args:
       folder: of a run whose lanes are all finished.
-      wanted: how many paths; by default an eighth of the lanes, 8 to 48. A single descent and a race are
-        their own paths.
+      wanted: how many paths; by default as many as there are, and where there are none an eighth of the lanes,
+        8 to 48. A single descent and a race are their own paths.
       domain, seed: as in `landscape.of_run`.
     """
-    plan, wanted = folder.plan, _number(folder.plan, wanted)
-    has_paths = folder.has_paths() or not wanted
-    if has_paths and (folder.has_surface() or landscape.calls_back(plan)):
+    plan, kept, calls_back = folder.plan, folder.paths_kept(), landscape.calls_back(folder.plan)
+    wanted = _number(plan, kept or None if wanted is None else wanted)
+    whole = _records_kept(plan, wanted) >= min(plan.epochs + 1, _FEWEST_RECORDS)
+    room = wanted if whole else max(1, _BYTES // (4 * plans.bytes_of(plan.outline["params"])))
+    if calls_back:  # there is no surface on which more could lie
+        wanted = room = min(wanted, room)
+    if kept == wanted and (calls_back or folder.has_surface()):
         return
+    if kept != wanted:
+        folder.drop_paths()  # before there is another surface, on which they would not lie
     results = folder.table()
     chosen = table.representative(results, wanted)
-    whole = _records_kept(plan, len(chosen)) >= min(plan.epochs + 1, _FEWEST_RECORDS)
-    room = len(chosen) if whole else max(1, _BYTES // (4 * plans.bytes_of(plan.outline["params"])))
     some = replayed(plan, results, table.representative(results, room)) if chosen else None
     surface = landscape.of_run(plan, results, some, domain=domain, seed=seed)
     if surface is None:
@@ -63,9 +68,10 @@ def keep(
 
 
 def _number(plan: plans.Plan, wanted: int | None) -> int:
+    lanes = plans.present(plan)
     if all(dimension.static or dimension.size == 1 for dimension in plan.dimensions):
-        return plans.present(plan)
-    return min(max(plans.present(plan) // 8, 8), 48) if wanted is None else wanted
+        return lanes
+    return min(lanes, min(max(lanes // 8, 8), 48) if wanted is None else wanted)
 
 
 def replayed(

@@ -328,8 +328,7 @@ def _check_shapes(plan: Plan) -> None:
         return
     for static, what in itertools.product(others, ("params", "metrics")):
         if plan.trace(static).outline[what] != plan.outline[what]:
-            here = zip(plan.dimensions, static, strict=True)
-            values = [f"{n} = {d.at(n, i)!r}" for d, i in here for n in d.axes if d.is_each(n)]
+            values = [f"{name} = {value!r}" for name, value in _fixed(plan, static).items()]
             raise ValueError(
                 f"at {', '.join(values)} the {what} differ in shape or dtype from the first lane's: sweep them apart"
             )
@@ -359,6 +358,8 @@ def _dimensions(axes: Mapping[str, Any], paired: Sequence[tuple[str, ...]]) -> t
 
 def _axis(name: str, values: Any) -> Any:
     if isinstance(values, Each):
+        for value in values.values:
+            checks.there(f"axis {name!r}: one of its values", value)
         return values
     if any(isinstance(leaf, Each) for leaf in jax.tree.leaves(values, is_leaf=lambda v: isinstance(v, (list, tuple)))):
         raise TypeError(f"axis {name!r}: jaxgd.each within a tree can't vary; give each([...]) as the whole axis")
@@ -401,18 +402,19 @@ def _trace(plan: Plan, index: tuple[int, ...]) -> Trace:
     Raises:
       TypeError, ValueError: what `Descent`, its cost or its optimizer refuse.
     """
-    with jax.enable_x64(plan.x64), plain_words():
+    with jax.enable_x64(plan.x64), plain_words(_fixed(plan, index)):
         return trace_lane(_bound(plan, index), arguments(plan))
+
+
+def _fixed(plan: Plan, index: tuple[int, ...]) -> dict[str, Any]:
+    """The untraceable arguments of the lanes at `index`."""
+    here = zip(plan.dimensions, index, strict=True)
+    return {name: d.at(name, i) for d, i in here for name in d.axes if d.is_each(name)}
 
 
 def _bound(plan: Plan, index: tuple[int, ...]) -> Callable[..., Descent]:
     """The lane with its untraceable arguments filled in."""
-    fixed = {
-        name: values.values[i]
-        for dimension, i in zip(plan.dimensions, index, strict=True)
-        for name, values in dimension.axes.items()
-        if isinstance(values, Each)
-    }
+    fixed = _fixed(plan, index)
 
     def lane(**traced):
         descent = plan.lane(**fixed, **traced)
@@ -522,7 +524,15 @@ class NeedsValue(TypeError):
 
 
 class plain_words:
-    """Turns JAX's complaint about a traced value in a Python branch into one that says what to do."""
+    """Turns JAX's complaints about a traced value in a Python branch, and about a Python number that is too large,
+    into ones that say what to do.
+
+    Args:
+      fixed: the untraceable arguments of the lane that is traced.
+    """
+
+    def __init__(self, fixed: Mapping[str, Any] | None = None) -> None:
+        self.fixed = fixed or {}
 
     def __enter__(self):
         return self
@@ -534,3 +544,5 @@ class plain_words:
                 "in Python, or uses it as a shape or a name. Give that axis as jaxgd.each([...]), which makes one "
                 f"program per value. JAX says: {str(error).strip().splitlines()[0]}"
             ) from error
+        if isinstance(error, OverflowError) and (said := checks.too_large(error, self.fixed)):
+            raise ValueError(said) from error

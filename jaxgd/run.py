@@ -45,10 +45,20 @@ class Prepared:
     source: Path  # the folder where the functions that the config names are looked for
     notes: dict[str, Any] = field(default_factory=dict)  # what else its manifest is to say
 
-    @property
-    def is_unchanged(self) -> bool:
-        """Whether its folder was made from the same code and packages as would carry it out now."""
-        return store.read_manifest(self.folder)["fingerprint"] == hashed(self.fingerprint.encode())
+    def check_unchanged(self, otherwise: str) -> None:
+        """Refuses a run whose folder was made from other code or packages than would carry it out now.
+
+        Args:
+          otherwise: what would be wrong, in the words of the message.
+
+        Raises:
+          ConfigError: it has changed.
+        """
+        if store.read_manifest(self.folder)["fingerprint"] != hashed(self.fingerprint.encode()):
+            raise ConfigError(
+                f"{self.folder}: the code, its data or a package has changed since this run, so that {otherwise}; "
+                "run the config again"
+            )
 
 
 def prepared(path: Path, settings: Iterable[str] = (), runs: Path = RUNS) -> Prepared:
@@ -233,11 +243,7 @@ def replay(folder: str | Path, **setting: Any) -> History:
       ConfigError, StoreError: no such run or lane, or the code or a package has changed since.
     """
     run = reopened(Path(folder))
-    if not run.is_unchanged:
-        raise ConfigError(
-            f"{folder}: the code, its data or a package has changed since this run, so that a replay would be of "
-            "another cost; run the config again"
-        )
+    run.check_unchanged("a replay would be of another cost")
     results = store.opened_table(run.folder)
     place = nearest(results, setting).place
     point = {name: d.at(name, place[d.name]) for d in run.plan.dimensions for name in d.axes}

@@ -124,12 +124,18 @@ class Folder:
             write_text(path, text)
             manifest.note_hashes(self.path, name)
 
-    def has_paths(self) -> bool:
-        return self._has(_PATHS)
+    def paths_kept(self) -> int:
+        """How many paths there are; 0 if none were asked for, or they are damaged."""
+        return zarr.open_group(self.path / _PATHS, mode="r")["cost"].shape[0] if self._has(_PATHS) else 0
 
     def keep_paths(self, paths: "xarray.Dataset") -> None:
         """Writes the stored paths, whole or not at all."""
         self._keep(_PATHS, paths)
+
+    def drop_paths(self) -> None:
+        """Removes the stored paths."""
+        shutil.rmtree(self.path / _PATHS, ignore_errors=True)
+        manifest.note_hashes(self.path, _PATHS)
 
     def has_surface(self) -> bool:
         return self._has(_SURFACE)

@@ -53,7 +53,8 @@ def closer(
       The run, not yet carried out; its folder lies beside the other's.
 
     Raises:
-      ConfigError: there is no such place, nothing can be finer, or numbers don't go that far.
+      ConfigError: there is no such place, nothing can be finer, numbers don't go that far, or the code or a package
+        has changed since.
       StoreError: the folder can't be read.
     """
     if around not in AROUND:
@@ -65,6 +66,7 @@ def closer(
     if about["finished"] is None:
         raise ConfigError(f"{folder} is not finished: jaxgd run {folder / 'run.toml'} goes on with it")
     run, before = runs.reopened(folder), about.get("zoom", {})
+    run.check_unchanged("a closer look would be at another cost than the one that this place was found on")
     known = before["middle"] if before.get("around") == around == "edge" else {}
     try:
         sweep, middle = _narrowed(run, around, factor, known)

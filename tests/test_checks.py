@@ -3,6 +3,7 @@
 Refusals come before anything is compiled, so that each case takes a moment.
 """
 
+import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -285,11 +286,30 @@ def test_empty_arrays_beside_others_move_nothing(tmp_path, compiled_in_haste):
     np.testing.assert_allclose(jaxgd.sharpness(squares, params), 2, rtol=1e-6)
 
 
+class Other:
+    """An array of another library, or a table."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array([1.0, 1e300])
+
+
 DATA = {
     "labels": ([np.ones((3, 1)), np.array([0, 1, 2**40])], ValueError, r"data\[1\] holds 1099511627776, which int32"),
     "floats": ({"x": np.array([1.0, 1e300])}, ValueError, r"data\['x'\] holds 1e\+300: float32 holds sizes"),
     "all too small": (np.array([1e-60, 0.0]), ValueError, "data holds 1e-60, and nothing larger"),
     "masked": (np.ma.array([1.0, 2.0], mask=[0, 1]), TypeError, "data is a masked array"),
+    "complex infinite": (np.array([1e39 + 0j]), ValueError, r"data \(real and imaginary parts\) holds 1e\+39: float32"),
+    "imaginary": ({"x": np.array([1, 1 - 1e39j])}, ValueError, r"data\['x'\] \(real .* parts\) holds -1e\+39: float32"),
+    "complex zero": (np.array([1e-50 + 0j]), ValueError, r"data \(.*\) holds 1e-50, and nothing larger: float32"),
+    "complex, strided": (np.array([[1, 1e39j]] * 3)[:, 1], ValueError, r"data \(.*\) holds 1e\+39: float32"),
+    "long complex": (np.array([1], np.clongdouble), TypeError, "data holds complex.*, which JAX .*: give complex128"),
+    "dates": (np.array(["2020-01-01"], "M8[D]"), TypeError, r"data holds datetime64\[D\], .*: give numbers"),
+    "spans": ([np.ones(1), np.array([1], "m8[s]")], TypeError, r"data\[1\] holds timedelta64\[s\], .*: give numbers"),
+    "words": ({"x": np.array(["a"])}, TypeError, r"data\['x'\] holds <U1, which JAX can't hold: give numbers"),
+    "a word": ({"x": "a"}, TypeError, r"data\['x'\] holds <U1, which JAX can't hold: give numbers"),
+    "bytes": (np.array([b"a"]), TypeError, r"data holds \|S1, which JAX can't hold: give numbers"),
+    "records": (np.zeros(2, [("a", float)]), TypeError, r"data holds records \(.*\): give a dict of arrays"),
+    "of another library": (Other(), ValueError, r"data holds 1e\+300: float32 holds sizes"),
 }
 
 
@@ -297,6 +317,65 @@ DATA = {
 def test_data_that_would_change(case):
     data, error, says = DATA[case]
     refused(error, says, jaxgd.descend, squares, 1.0, optax.sgd(0.1), epochs=1, data=data)
+
+
+def test_complex_data_that_jax_can_hold_pass():
+    values = np.array([1 + 1e-60j, np.inf - 3.4e38j, 0])  # what is small beside what is large is rounded
+    checks.held_leaves("data", {"x": values, "y": jnp.ones(2) * 1j, "nothing": np.zeros(0, complex)})
+    with jax.enable_x64(True):
+        checks.held("data", np.array([1e39 + 1e-50j]))
+
+
+GONE = "is a jax.Array that has been deleted, .*: give one that is still there"
+
+
+def gone():
+    array = jnp.ones(2)
+    array.delete()
+    return array
+
+
+def test_arrays_that_have_been_deleted():
+    def starting(call, /, **options):
+        return call(squares, **{"params": jnp.ones(2), "optimizer": optax.sgd(0.1), "epochs": 1} | options)
+
+    refused(ValueError, f"axis 'x' {GONE}", sweep, {"x": gone()})
+    refused(ValueError, rf"axis 'x', leaf \['b'\], {GONE}", sweep, {"x": {"b": gone()}})
+    refused(ValueError, f"axis 'x': one of its values {GONE}", sweep, {"x": [jnp.ones(2), gone()]})
+    refused(ValueError, f"axis 'x': one of its values {GONE}", sweep, {"x": jaxgd.each([gone()])})
+    refused(ValueError, rf"data\['in'\] {GONE}", starting, jaxgd.descend, data={"in": gone()})
+    refused(ValueError, f"params {GONE}", starting, jaxgd.descend, params=gone())
+    refused(ValueError, rf"params\['w'\] {GONE}", starting, jaxgd.descend, params={"w": gone(), "name": "a"})
+
+
+def test_static_values_past_int32():
+    def scaled(size, learning_rate=0.1):
+        return jaxgd.Descent(lambda x: (x - size) ** 2, 1.0, optax.sgd(learning_rate))
+
+    def held(size, learning_rate=0.1):
+        return jaxgd.Descent(lambda x: (x - jnp.asarray(size)) ** 2, 1.0, optax.sgd(learning_rate))
+
+    def constant(learning_rate):
+        return jaxgd.Descent(lambda x: (x - 2**40) ** 2, 1.0, optax.sgd(learning_rate))
+
+    def own(size):
+        return jaxgd.Descent(lambda x: x**2 + np.exp(float(math.exp(size))), 1.0, optax.sgd(0.1))
+
+    axes = {"size": jaxgd.each([1, 2**40]), "learning_rate": [0.1]}
+    says = "the lane gives JAX the Python number 1099511627776, but int32 holds whole numbers from -2147483648 to 21474"
+    for one in (scaled, held):
+        refused(ValueError, f"at size = 1099511627776 {says}83647: make it a float, or enable x64", sweep, axes, one)
+    refused(ValueError, says, sweep, None, constant)
+    with pytest.raises(OverflowError, match="math range error"):
+        sweep({"size": jaxgd.each([1e9])}, own)
+    with jax.enable_x64(True):
+        refused(
+            ValueError,
+            "at size = 1180591620717411303424 .* int64 holds .*: make it a float$",
+            sweep,
+            {"size": jaxgd.each([2**70])},
+            held,
+        )
 
 
 def test_data_beside_whose_larger_numbers_some_are_too_small_are_rounded():

@@ -230,18 +230,13 @@ def lane(learning_rate, scale=1.0):
 LANE = '[lane]\nfunction = "model:lane"\nlearning_rate = 0.1\n[run]\nepochs = 20\n[sweep]\nlane.scale = { values = [1.0, 20.0] }'
 
 
-def test_a_lane_of_the_users_own_and_its_edited_code():
+def test_a_lane_of_the_users_own():
     Path("model.py").write_text(MODEL)
     folder = run("lane", LANE)
     assert "the sharpness on its way was 40 at a rate of 0.1, and for this optimizer theory knows no" in told(
         folder, scale=20
     )
     assert "again      jaxgd run runs/lane-" in command("explain", folder, "scale=1").out
-    Path("model.py").write_text(MODEL.replace("ones(80)", "ones(80) * 2"))
-    facts = explained(folder, {"scale": 20})
-    assert facts.remarks == [
-        "the code or a package has changed since this run: what is followed here may differ from what it did"
-    ]
 
 
 # --- which lane is meant ---

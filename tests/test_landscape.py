@@ -1,5 +1,7 @@
 """Surfaces of a cost: where they look, what they say of their axes, and how paths lie on them."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,6 +158,28 @@ def test_a_cost_that_prints_has_paths_and_no_surface(tmp_path):
         "epoch": 4,
     }
     kept.keep(folder)  # nothing is left to do, and nothing more to say
+
+
+def test_a_cost_that_prints_keeps_no_more_paths_than_asked_for_and_once(tmp_path, monkeypatch):
+    calls = []
+
+    def lane(learning_rate):
+        def cost(x):
+            jax.debug.callback(lambda x: calls.append(x), x)
+            return x**2
+
+        return Descent(cost, 1.0, optax.sgd(learning_rate))
+
+    def swept():
+        sweep(lane, {"learning_rate": np.linspace(0.1, 0.3, 8)}, epochs=3, run=tmp_path / "loud", paths=2)
+        jax.effects_barrier()
+        return store.opened_paths(tmp_path / "loud").sizes["path"], len(calls)
+
+    monkeypatch.setattr(kept, "_BYTES", 120)  # 3 records of 2 paths, or 4 of 7
+    with warnings.catch_warnings(action="ignore"):
+        count, called = swept()
+        assert (count, called) == (2, (8 + 2) * 4)
+        assert swept() == (count, called)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import tomllib
 
 import jax
 import numpy as np
+import optax
 import pytest
 import xarray
 from processes import said
@@ -290,6 +291,44 @@ def test_a_single_descent_and_one_valued_axes_have_their_path(tmp_path):
     for settings in (("sweep={}",), ("sweep.seed.values=[3]", "sweep.optimizer.learning_rate.geomspace=[0.1, 0.1, 1]")):
         prepared = carried_out(tmp_path, SWEEP, "record.paths=0", *settings)
         assert store.opened_paths(prepared.folder).sizes == {"path": 1, "epoch": 31}
+
+
+def test_another_number_of_paths_makes_them_again_and_none_leaves_what_is_there(tmp_path, monkeypatch):
+    def lane(learning_rate):
+        return jaxgd.Descent(lambda x: x**2, 1.0, optax.sgd(learning_rate))
+
+    def swept(name, **options):
+        axes = {"learning_rate": np.linspace(0.01, 0.99, 80)}
+        table = jaxgd.sweep(lane, axes, epochs=3, run=tmp_path / name, **options)
+        return table, store.opened_paths(tmp_path / name), store.opened_surface(tmp_path / name)
+
+    first, found, _ = swept("grows", paths=4)
+    assert found.sizes["path"] == 4
+    for options, count in (({}, 4), ({"paths": 20}, 20), ({}, 20), ({"paths": 500}, 80), ({"paths": 3}, 3)):
+        again, found, surface = swept("grows", **options)
+        assert found.sizes["path"] == count and again.identical(first)
+    _, at_once, surface_at_once = swept("at once", paths=3)
+    assert found.identical(at_once) and surface.identical(surface_at_once)
+    assert swept("grows", paths=0)[1] is None and not (tmp_path / "grows" / "paths.zarr").exists()
+    assert swept("grows")[1].sizes["path"] == 10  # where there are none, an eighth
+    monkeypatch.setattr(paths, "replayed", None)
+    assert swept("grows", paths=10)[1].sizes["path"] == swept("grows")[1].sizes["path"] == 10
+
+
+def test_paths_that_are_to_be_others_are_gone_before_the_surface_is_another(tmp_path, monkeypatch):
+    def lane(learning_rate):
+        return jaxgd.Descent(lambda x: x**2, 1.0, optax.sgd(learning_rate))
+
+    def swept(count=None):
+        jaxgd.sweep(lane, {"learning_rate": np.linspace(0.01, 0.99, 40)}, epochs=3, run=tmp_path / "run", paths=count)
+        return store.opened_paths(tmp_path / "run")
+
+    assert swept(4).sizes["path"] == 4
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(store.Folder, "keep_paths", lambda *_: 1 / 0)
+        swept(6)
+    assert store.opened_paths(tmp_path / "run") is None
+    assert swept().sizes["path"] == 8
 
 
 # --- found again ---

@@ -328,6 +328,30 @@ def test_a_finished_run_tells_when_its_code_has_changed_since(tmp_path, monkeypa
         run.replay(folder)
 
 
+def test_nothing_is_computed_by_changed_code_beside_what_a_run_stored(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("import helper\ndef cost(x): return helper.factor * (x - 1)**2\n")
+    Path("helper.py").write_text("factor = 1.0\n")
+    Path("mine.toml").write_text(CONFIG + "[sweep]\noptimizer.learning_rate = { linspace = [0.1, 0.6, 6] }\n")
+    assert command("run", "mine.toml").code == 0
+    (folder,) = Path("runs").glob("mine-*")
+    stored = command("best", folder).out
+    reads = [("explain", folder, "learning_rate=0.5"), ("zoom", folder, "--around", "best", "--toml")]
+    assert [command(*words).code for words in reads] == [0, 0]
+    Path("helper.py").write_text("factor = 3.0\n")
+    for words in [*reads, ("zoom", folder, "--around", "best")]:
+        answer = command(*words)
+        assert answer.code == 2 and not answer.out, words
+        assert answer.err.startswith(f"jaxgd: {folder}: the code, its data or a package has changed since this run, so")
+        assert answer.err.endswith("; run the config again\n") and answer.err.count("\n") == 1
+    assert [*Path("runs").glob("mine-*")] == [folder]  # no closer look has begun
+    monkeypatch.setattr("jaxgd.lane.planned", None)  # what only reads needs no code
+    assert command("best", folder).out == stored
+    for words in (("best", folder, "--toml"), ("compare", folder), ("report", folder), ("animate", folder)):
+        answer = command(*words)
+        assert answer.code == 0, answer.err
+
+
 # Programs are known by what they compute.
 
 

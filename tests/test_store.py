@@ -458,12 +458,12 @@ def test_missing_metadata_is_refused(copy):
 def test_damaged_paths_are_made_anew(copy):
     plan = a_plan()
     folder = store.opened(copy, plan, fingerprint(plan))
-    assert folder.has_paths()
+    assert folder.paths_kept()
     assert store.opened_paths(copy).valley.values.tolist() == ["light", "heavy"]
     flipped(copy / "paths.zarr" / "cost" / "c" / "0" / "0", 5)
-    assert not folder.has_paths()
+    assert not folder.paths_kept()
     folder.keep_paths(xarray.Dataset({"cost": (("path", "epoch"), np.zeros((1, 2)))}, {"epoch": [0, 1]}))
-    assert folder.has_paths() and store.opened_paths(copy).sizes == {"path": 1, "epoch": 2}
+    assert folder.paths_kept() and store.opened_paths(copy).sizes == {"path": 1, "epoch": 2}
 
 
 def test_stored_paths_not_yet_in_the_manifest_are_not_believed(copy, monkeypatch):
@@ -472,7 +472,7 @@ def test_stored_paths_not_yet_in_the_manifest_are_not_believed(copy, monkeypatch
     monkeypatch.setattr(manifest, "note_hashes", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         folder.keep_paths(xarray.Dataset({"cost": (("path", "epoch"), np.zeros((1, 2)))}, {"epoch": [0, 1]}))
-    assert not folder.has_paths()
+    assert not folder.paths_kept()
 
 
 # The manifest.
