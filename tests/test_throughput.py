@@ -192,9 +192,9 @@ def test_a_sample_stands_for_all_lanes_only_where_they_take_their_turns():
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_samples_and_sizes_keep_to_the_grid(name):
-    workload = sized(WORKLOADS[name], 1000, 130)
+    workload = sized(WORKLOADS[name], 1000, 137)
     assert workload.lanes == np.prod([len(values) for values in axes(workload).values()]) <= 1000
-    assert workload.epochs == 120
+    assert workload.epochs == 130
     for most in (1, 8, 100, workload.lanes):
         lanes = lanes_of(workload, most)["learning_rate"]
         assert 1 <= len(lanes) <= most
