@@ -16,10 +16,11 @@ from jaxgd import lane as lanes
 from jaxgd import plan as plans
 from jaxgd import run as runs
 from jaxgd import store
+from jaxgd import watch as watching
 from jaxgd.descent import norm
 from jaxgd.limits import sharpness_at
 from jaxgd.nearest import nearest
-from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, OUTCOMES, TRAPPED, dot, named
+from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, OUTCOMES, TRAPPED, named
 from jaxgd.stability import known_limit, known_rule, sharpness
 from jaxgd.table import REPLICATES, best, epochs_missing
 from jaxgd.trace import Trace
@@ -41,7 +42,7 @@ class Course(NamedTuple):
     cost: Float[Array, " look"]
     gradient_norm: Float[Array, " look"]
     sharpness: Float[Array, " look"]
-    crossings: int  # successive gradients that point against each other, all the way
+    crossings: int  # successive moves that point against each other, all the way
     lowest_curvature: float  # at the end; NaN where there are too many params to say
 
 
@@ -158,9 +159,9 @@ def _course(lane: Trace, looks: Int[Array, " look"], point: dict[str, Any]) -> C
     flat, as_params = ravel_pytree(start)
 
     def moved(_, carry):
-        (params, state), before, crossings = carry
-        _, grads, *after = step(params, state)
-        return tuple(after), grads, crossings + (dot(before, grads) < 0)
+        (params, state), watch = carry
+        value, _, *after = step(params, state)
+        return tuple(after), watching.look(watch, params, value, after[0], True)
 
     def look(carry, span):
         now, following = span
@@ -168,14 +169,14 @@ def _course(lane: Trace, looks: Int[Array, " look"], point: dict[str, Any]) -> C
         value, grads = jax.value_and_grad(cost)(params)
         return jax.lax.fori_loop(now, following, moved, carry), (ravel_pytree(params)[0], value, norm(grads))
 
-    still = jax.tree.map(jnp.zeros_like, start)
+    watch = watching.watch_from(start, jnp.zeros_like(cost(start)))
     spans = (looks, jnp.append(looks[1:], looks[-1]))
-    carry, seen = jax.lax.scan(look, ((start, init(start)), still, jnp.int32(0)), spans)
-    (last, _), before, crossings = carry
-    crossings += dot(before, jax.grad(cost)(last)) < 0
+    carry, seen = jax.lax.scan(look, ((start, init(start)), watch), spans)
+    _, watch = moved(0, carry)  # after the last epoch too: where it would go says how it moves
+    (last, _), _ = carry
     curves = jax.lax.map(lambda place: sharpness(cost, as_params(place)), seen[0])
     lowest = -sharpness(lambda params: -cost(params), last) if flat.size <= _SMALL else jnp.nan
-    return Course(looks, *seen, curves, crossings, lowest)
+    return Course(looks, *seen, curves, watch.crossings, lowest)
 
 
 # --- what it is compared with ---

@@ -29,7 +29,17 @@ from jaxgd.ranges import visible
 if TYPE_CHECKING:
     import xarray
 
-COUNTS = ("best_epoch", "epochs", "target_epoch", "diverged_epoch", "crossings", "minimum", "window", "growths")
+COUNTS = (
+    "best_epoch",
+    "epochs",
+    "target_epoch",
+    "diverged_epoch",
+    "minimum",
+    "window",
+    "moves",
+    "crossings",
+    "growths",
+)
 MAYBE_NEVER = ("target_epoch", "diverged_epoch", "minimum")
 REPLICATES = ("seed", "network_seed", "data_seed")  # dimensions that repeat a setting rather than change it
 _ALIGNED = 64  # bytes: where a variable may begin
