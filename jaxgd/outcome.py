@@ -74,7 +74,7 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
       reached the known minimum, and only its gradient is not a number, as that of a norm at 0.
     1 converged: the target was met; or the known minimum is reached; or the lane is at rest, its gradient vanishes, and
       no minimum is known, or the cost is no further above it than 8 eps·max(|cost|, |m|) + gradient norm · distance.
-    2 trapped: at rest, its gradient vanishes, and the cost lies above the known minimum.
+    2 trapped: at rest, its gradient vanishes, though not from the start on, and the cost lies above the known minimum.
     6 stopped: at rest, and the gradient does not vanish, or was zero from the start.
     5 diverged, but slowly: no new low in the window, and the cost is above the start's, or was never below it, where
       most moves turn, and at least three in four swings outgrow the one before; or where no move turns, the cost was
@@ -160,7 +160,7 @@ def judgement(figure: Mapping[str, Any], goal: Goal, xp: Any) -> Any:
         (PENDING, ~(figure["epochs"] >= 0)),
         (DIVERGED, lost),
         (CONVERGED, (figure["target_epoch"] >= 0) | arrived | (settles & near)),
-        (TRAPPED, settles & is_known),
+        (TRAPPED, settles & is_known & (start_norm > 0)),
         (STOPPED, still),
         (DIVERGED, _runs_away(figure, xp)),
         (DESCENDING, _descends(figure, xp)),
@@ -175,7 +175,7 @@ def _runs_away(figure: Mapping[str, Any], xp: Any) -> Any:
     eps = np.finfo(cost.dtype).eps
     ground = 8 * eps * xp.maximum(xp.abs(start_cost), xp.abs(cost))
     risen, never_below = cost > start_cost + ground, figure["best_cost"] >= start_cost - 8 * eps * xp.abs(start_cost)
-    grows = (2 * crossings > figure["moves"]) & (4 * figure["growths"] >= 3 * crossings)
+    grows = (2 * crossings >= figure["moves"]) & (4 * figure["growths"] >= 3 * crossings)
     epochs, window = (xp.asarray(figure[name], cost.dtype) for name in ("epochs", "window"))
     returns = (figure["highest_cost"] - cost) * epochs >= (cost - start_cost) * window
     climbs = (crossings == 0) & never_below & risen & ~returns

@@ -71,7 +71,9 @@ def look(watch: Watch, params: PyTree, cost: Float[Array, ""], moved: PyTree, is
     moves = is_new & finite & changes(params, update) & jnp.isfinite(length)
     watch = watch._replace(
         moves=watch.moves + moves,
-        highest_update_norm=jnp.fmax(watch.highest_update_norm, jnp.where(is_new & finite & jnp.isfinite(length), length, jnp.nan)),
+        highest_update_norm=jnp.fmax(
+            watch.highest_update_norm, jnp.where(is_new & finite & jnp.isfinite(length), length, jnp.nan)
+        ),
     )
     if watch.costs is not None:
         return watch._replace(costs=jnp.where(is_new & finite, jnp.append(watch.costs[1:], cost), watch.costs))

@@ -83,8 +83,8 @@ def test_decoupled_weight_decay_rests_where_the_gradient_does_not_vanish(precisi
 
 
 def test_schedule_that_ends(precision):
-    def ending(rate):
-        return optax.sgd(optax.linear_schedule(rate, 0.0, 20))
+    def ending(rate):  # exactly at 0: where a compiler turns a division by 20 into a product, 1.5e-11 remains
+        return optax.sgd(lambda count: jnp.where(count < 20, rate * (1 - count / 20), 0.0))
 
     table = swept(lambda x: x**2, 1.0, ending, [0.001], 1000)
     assert [OUTCOMES[code] for code in table.outcome.values] == ["stopped"]
@@ -106,8 +106,9 @@ def every_fourth(rate):
 def test_accumulated_gradients_pause_and_go_on(precision):
     rates = [0.1, 0.9, 0.99, 1.001, 1.01, 1.05]
     found = outcomes(lambda x: x**2, 1.0, every_fourth, rates, 400)
-    assert found[:3] in (["converged", "descending", "descending"], ["converged"] * 2 + ["descending"])
-    assert found[3:] == ["diverged"] * 3
+    # After 100 updates x is 0.8^100 = 2e-10 at 0.1 and 0.9: at rest to the rounding of float32, not of float64.
+    assert found[:2] == (["converged"] * 2 if precision == "float32" else ["descending"] * 2)
+    assert found[2:] == ["descending"] + ["diverged"] * 3
 
 
 # --- scale ---
@@ -123,7 +124,7 @@ def test_far_from_the_origin(precision):
     assert found == ["converged"] * 2
 
 
-def test_known_minimum_where_the_gradient_is_not_a_number(precision):
+def test_known_minimum_where_the_gradient_is_not_a_number():
     start = jnp.array([3.0, 4.0])
     table = swept(lambda z: jnp.sqrt(jnp.sum(z * z)), start, optax.sgd, [1.0], 100, minimum=0)
     assert OUTCOMES[int(table.outcome[0])] == "converged"
