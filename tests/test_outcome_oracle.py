@@ -23,12 +23,12 @@ def test_no_outcome_contradicts_ten_times_as_many_epochs(tmp_path, capsys):
         assert {"converged", "stopped", "descending", "diverged"} <= {lane.truth for lane in lanes}
     printed = capsys.readouterr().out
     assert "float32: 64 lanes" in printed and "that have to be empty" in printed
-    same = [lane for lane in found["float64"] if np.isclose(lane.cost, lane.oracle, rtol=1e-6, atol=1e-12)]
-    assert len(same) > 0.9 * sum(lane.outcome != "diverged" for lane in found["float64"])  # optax, and by hand
+    for lanes in found.values():  # optax, and by hand
+        assert sum(lane.same for lane in lanes) > 0.95 * len(lanes)
 
 
-def lane(outcome, truth, rule="GD", lower=False, above=False):
-    return outcomes.Lane("BEALE", rule, 0.1, outcome, outcome, truth, lower, above, 1.0, 1.0)
+def lane(outcome, truth, rule="GD", lower=False, above=False, same=True):
+    return outcomes.Lane("BEALE", rule, 0.1, outcome, outcome, truth, lower, above, same, 1.0, 1.0)
 
 
 def test_what_contradicts_the_oracle():
@@ -45,6 +45,7 @@ def test_what_contradicts_the_oracle():
         lane("diverged", "descending"),
         lane("diverged", "above", lower=True),
         lane("descending", "settling"),
+        lane("converged", "stopped", same=False),
     ]
     assert outcomes.forbidden([*fine, *(each for cell in lanes.values() for each in cell)]) == lanes
 
