@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgd import checks
 from jaxgd import plan as plans
+from jaxgd.boundary import margins
 from jaxgd.descent import Descent, Metrics
 from jaxgd.outcome import DIVERGED, OSCILLATING, OUTCOMES, has_run
 from jaxgd.sweep import in_memory
@@ -213,18 +214,19 @@ ANSWERS = ("best", "score", "low", "high", "ties", "edge", "unstable", "below_ed
 class CriticalRate(NamedTuple):
     """Where convergence ends. `print` it for the answer in words."""
 
-    value: float  # the last stable one before the edge; NaN if there is no edge, or not one alone
-    low: float  # outcomes change between low and high only, as far as they were looked at
+    value: float  # the last that looks stable before the edge; NaN if there is no edge, or not one alone
+    low: float  # the edge lies between low and high, as far as so many epochs tell
     high: float
-    single: bool  # whether low and high hold one edge, known as closely as the dtype and rounding allow
-    changes: int  # between neighbours of the last section
+    single: bool  # whether low and high hold one edge
+    changes: int  # of the outcome between neighbours of the last section
     unstable: tuple[str, ...]  # the outcomes that count as unstable
 
     def __str__(self) -> str:
         ends = " or ".join(self.unstable)
         if self.single:
-            known = f"known between {self.low!r} and {self.high!r}{', where it alternates' * (self.changes > 1)}"
-            return f"{self.value!r}: from there on the outcome is {ends} ({known})"
+            alternates = ", where outcomes alternate" * (self.changes > 1)
+            known = f"so many epochs place the edge between {self.low:.6g} and {self.high:.6g}{alternates}"
+            return f"{self.value:.6g}: from there on the outcome is {ends} ({known})"
         if self.changes:
             return (
                 f"no one critical value: the outcome alternates {self.changes} times between {self.low:.6g} and "
@@ -245,27 +247,26 @@ def critical_learning_rate(
 ) -> CriticalRate:
     """The value between `low` and `high` at which convergence ends.
 
-    Section by section: 256 values side by side, then the gap between the two neighbours that
-    differ, until they are neighbours among the numbers of the dtype. Every section runs in the same
-    compiled program. Where outcomes change more than once in a section, there is no one edge, and
-    none is returned; unless they do so within 1/epochs of an edge that looked like one from further
-    off, for so many epochs don't tell such rates apart, or within √eps, where rounding decides. Then
-    they do between the `low` and `high` of the answer.
+    Section by section: 256 values side by side, then the gap between the two neighbours that differ, until it is much
+    narrower than what the epochs can tell apart. Every section runs in the same compiled program. Close to the limit a
+    lane contracts or grows ever more slowly, and directions that still move hide it. So the edge may lie below the last
+    value that looks stable, by the margin of `boundary.margins`: the `low` of the answer is that much lower, and `high`
+    the first value that does not look stable. Where outcomes change more than once in a section, over more than that
+    margin, there is no one edge, and none is returned.
 
     A lane is stable as long as it gets nearer, or is there. One whose swings go on or grow (oscillating,
-    diverged) is not, long before it has outgrown its start; unless its gradient is down to eps^¼ of that
-    at the start, where rounding or slower swings may hide that it gets nearer, or its swings are those
-    of batches, which never die down. On random quadratics of up to 50 dimensions that finds the known
-    limit to 5e-6 after 20 000 epochs, and mostly to the last bits; the fewer, the less closely.
+    diverged) is not, long before it has outgrown its start; unless its updates are down to eps^¼ of the way
+    that it came, where rounding or slower swings may hide that it gets nearer, or its swings are those of batches,
+    which never die down.
 
     Args:
       lane: one descent as a function of the value, with data or without; further arguments need defaults.
       low, high: one of them stable, the other not.
       epochs: updates per descent.
       unstable: in place of that, the outcomes that end stability. With "diverged", swings between bounds
-        are stable. A slow divergence shows only once the steepest direction has outgrown the gradient
-        at the start, so the edge comes out too high: on a quadratic by log(1/s) / 2·epochs, relatively,
-        with s that direction's part of the gradient at the start.
+        are stable. A slow divergence shows only once the steepest direction has outgrown the start, so that
+        `value` comes out too high: on a quadratic by log(1/s) / 2·epochs, relatively, with s that direction's
+        part of the start. `low` allows for it.
 
     Returns:
       A `CriticalRate`.
@@ -273,6 +274,12 @@ def critical_learning_rate(
     Raises:
       ValueError, TypeError: a range that is none, an unknown outcome, a lane without the one
         argument that varies, or what `sweep` refuses.
+
+    >>> def lane(learning_rate):
+    ...     return Descent(lambda x: x**2 + 5, 9.0, gradient_descent(learning_rate))
+    >>> found = critical_learning_rate(lane, 0.1, 10, epochs=200)
+    >>> bool(found.low < 1 <= found.high)
+    True
     """
     check_untraced(low, high)
     low, high = _checked_range(low, high, positive=False)
@@ -282,29 +289,42 @@ def critical_learning_rate(
         raise ValueError(f"unstable = {unknown[0]!r}: must be among {', '.join(OUTCOMES[1:])}")
     name = _the_argument(lane)
     real = np.float64 if jax.config.jax_enable_x64 else np.float32
-    stable = _still_nears if unstable is None else functools.partial(_is_none_of, ends)
-
-    def section(low, high):
-        """Values from low to high, those after which the outcome changes, and whether the first is stable."""
-        space = np.geomspace if 0 < 2 * low < high else np.linspace  # the latter misses no number in a narrow gap
-        values = np.sort(np.clip(space(low, high, _SECTION, dtype=np.float64).astype(real), low, high))
-        is_stable = stable(in_memory(plans.over(plan, {name: values})))
-        return values, np.flatnonzero(np.diff(is_stable)), is_stable[0]
-
+    is_stable = _still_nears if unstable is None else functools.partial(_is_none_of, ends)
     low, high = real(low), real(high)
     plan = plans.planned(lane, {name: np.array([low, high])}, epochs=epochs)
-    alike = np.sqrt(np.finfo(real).eps)  # values so near, relatively, that their outcomes may alternate at one edge
+    surely = None  # how far the edge lies off for certain, seen from the stable side
     while True:
-        values, changes, first_is_stable = section(low, high)
+        space = np.geomspace if 0 < 2 * low < high else np.linspace  # the latter misses no number in a narrow gap
+        values = np.sort(np.clip(space(low, high, _SECTION, dtype=np.float64).astype(real), low, high))
+        table = in_memory(plans.over(plan, {name: values}))
+        stable = is_stable(table)
+        changes = np.flatnonzero(np.diff(stable))
         if not changes.size:
             return CriticalRate(np.nan, float(low), float(high), False, 0, ends)
+        rises = bool(stable[0])
+        last = changes[0] if rises else changes[-1] + 1  # on the stable side
+        surely = _surely(values, table, last, rises, surely)
         low, high = values[changes[0]], values[changes[-1] + 1]
-        one = changes.size == 1
-        if not one or np.nextafter(low, high) >= high:
-            single = one or high - low <= alike * max(abs(low), abs(high))
-            value = float(low if first_is_stable else high)
-            return CriticalRate(value if single else np.nan, float(low), float(high), single, len(changes), ends)
-        alike = max(alike, 1 / epochs)  # now that there is one from further off
+        width, blurred = high - low, abs(values[last] - surely)
+        single = changes.size == 1 or width <= max(blurred, np.sqrt(np.finfo(real).eps) * max(abs(low), abs(high)))
+        if changes.size == 1 and width > _FINE * blurred and np.nextafter(low, high) < high:
+            continue
+        value = float(values[last]) if single else np.nan
+        if single:
+            slack = 8 * np.finfo(real).eps * max(abs(low), abs(high))  # of the steps at that value
+            low, high = (surely, high + slack) if rises else (low - slack, surely)
+        return CriticalRate(value, float(low), float(high), single, len(changes), ends)
+
+
+_FINE = 1 / 64  # of the margin: to look closer would say nothing
+
+
+def _surely(values: np.ndarray, table: "xarray.Dataset", last: int, rises: bool, known: Any) -> Any:
+    """The furthest value up to which all are stable for certain, in this section or in those before."""
+    margin = np.abs(values) * margins(table).values
+    if rises:
+        return np.nanmax([(values - margin)[: last + 1].max(), known if known is not None else -np.inf])
+    return np.nanmin([(values + margin)[last:].min(), known if known is not None else np.inf])
 
 
 def _is_none_of(ends: Sequence[str], table: "xarray.Dataset") -> np.ndarray:
@@ -313,9 +333,11 @@ def _is_none_of(ends: Sequence[str], table: "xarray.Dataset") -> np.ndarray:
 
 def _still_nears(table: "xarray.Dataset") -> np.ndarray:
     """Which lanes get nearer, or have come as near as rounding, other swings or their batches let them."""
-    outcome, swing, start = (table[n].values for n in ("outcome", "highest_gradient_norm", "start_gradient_norm"))
-    swings = (outcome == OSCILLATING) & (swing > np.finfo(swing.dtype).eps ** 0.25 * start)  # over batches: NaN
-    return ~swings & (outcome != DIVERGED)
+    names = ("outcome", "highest_update_norm", "distance", "rounding", "late_cost")
+    outcome, update, distance, rounding, late = (table[name].values for name in names)
+    few = (update <= np.finfo(update.dtype).eps ** 0.25 * (distance + update)) | (update <= 64 * rounding)
+    has_batches = ~np.isnan(late)
+    return ~((outcome == OSCILLATING) & ~few & ~has_batches) & (outcome != DIVERGED)
 
 
 def _the_argument(lane: Callable[..., Descent]) -> str:

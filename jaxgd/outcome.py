@@ -79,9 +79,11 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
     5 diverged, but slowly: no new low in the window, and the cost is above the start's, or was never below it, where
       most moves turn, and at least three in four swings outgrow the one before; or where no move turns, the cost was
       never below the start's, and at the pace of the window would not be back there after as many epochs again.
-    4 descending: the window lowered the lowest cost by more than 8 eps·|cost|; or no move turns; or the swings shrink:
-      the last two are less than a tenth of the widest, or less than nine tenths, where at most one in four outgrew
-      the one before, or less by more than rounding, where none did.
+    4 descending: the window lowered the lowest cost by more than 8 eps·|cost|, but not by less than a hundredth of the
+      costs' range in the window, where most moves turn, and more than one in four swings outgrew the one before; or no
+      move turns; or the swings shrink: the last two are less than a tenth of the widest, where at most half of them
+      outgrew the one before, or less than nine tenths, where at most one in four did, or less by more than rounding,
+      where none did.
     3 oscillating: the rest, which moves within bounds and gets no lower.
 
     A lane that passes over several minibatches is judged by the cost of the whole data over its last at most 10 epochs,
@@ -193,9 +195,12 @@ def _descends(figure: Mapping[str, Any], xp: Any) -> Any:
     cost, crossings, growths = (figure[name] for name in ("final_cost", "crossings", "growths"))
     swing, widest = figure["swing_update_norm"], figure["highest_update_norm"]
     eps = np.finfo(cost.dtype).eps
-    lowers = figure["progress"] > 8 * eps * xp.abs(cost)
+    swings = (2 * crossings >= figure["moves"]) & (4 * growths > crossings)
+    by_chance = swings & (100 * figure["progress"] < figure["highest_cost"] - figure["best_cost"])
+    lowers = (figure["progress"] > 8 * eps * xp.abs(cost)) & ~by_chance
     rounding = xp.asarray(figure["window"] * eps, cost.dtype)
-    shrinks = (10 * swing < widest) | ((10 * swing < 9 * widest) & (4 * growths <= crossings))
+    shrinks = (10 * swing < widest) & (2 * growths <= crossings)
+    shrinks |= (10 * swing < 9 * widest) & (4 * growths <= crossings)
     shrinks |= (swing < widest * (1 - rounding)) & (growths == 0)
     late, before = figure["late_cost"], figure["window_cost"]
     fallen = before - late
