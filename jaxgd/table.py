@@ -55,8 +55,9 @@ def variables(plan: Plan) -> dict[str, Variable]:
     for name, meaning in FIGURES.items():
         dtype, fill = (np.dtype(np.int32), NEVER) if name in COUNTS else (real, np.nan)
         described[name] = Variable(grid, plan.shape, dtype, fill, {"long_name": meaning})
+    flags = _flags(OUTCOMES if plan.absent is None else [*OUTCOMES, "absent"])
     described["outcome"] = Variable(
-        grid, plan.shape, np.dtype(np.int8), PENDING, _flags(OUTCOMES) | {"long_name": FIGURES["outcome"]}
+        grid, plan.shape, np.dtype(np.int8), PENDING, flags | {"long_name": FIGURES["outcome"]}
     )
     if plan.minima is not None and np.size(plan.minima):
         described["minimum"].attributes["known_minima"] = np.asarray(plan.minima).tolist()
