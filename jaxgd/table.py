@@ -157,9 +157,11 @@ def without_absent(table: "xarray.Dataset") -> "xarray.Dataset":
 def best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dataset":
     """The best setting: the lowest median over seeds of `by`; never the luckiest lane.
 
-    Lanes that diverged count as worst. By `target_epoch`, settings that do not meet the target with
-    most of their seeds come after all that do, and are told apart, as those that take equally long
-    are, by final cost. Of equals, the one whose lowest cost came first.
+    Lanes that diverged count as worst. A setting of which half or more of the seeds diverged comes after
+    all others: those are ranked by the share of seeds that did not, then by the median over these. By
+    `target_epoch`, settings that do not meet the target with most of their seeds come after all that do,
+    and are ranked, as those that take equally long are, by final cost. Of equals, the one whose lowest
+    cost came first.
 
     Args:
       table: the result of a sweep.
@@ -186,30 +188,60 @@ def best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dataset":
 def best_place(table: "xarray.Dataset", by: str) -> dict[Any, int]:
     """Where the best setting is, {dimension: index}; errors as `best`."""
     places = ranking(table, by, 1)
-    if not places:
-        raise ValueError("there is no best setting: every lane diverged")
-    return places[0]
+    if places:
+        return places[0]
+    ran = has_run(table["outcome"])
+    if not ran.any():
+        raise ValueError("there is no best setting: no lane has run")
+    every = bool((table["outcome"] == DIVERGED).where(ran, True).all())
+    raise ValueError(f"there is no best setting: {'every lane diverged' if every else f'no lane has a finite {by}'}")
 
 
 def ranking(table: "xarray.Dataset", by: str, count: int) -> list[dict[Any, int]]:
-    """Where the `count` best settings are, {dimension: index}, ranked as `best` does; the worst have no rank."""
+    """Where the `count` best settings are, {dimension: index}, ranked as `best` does; without those that have no
+    finite seed."""
     every = merits(table, by)
     dims, shape = every[0].dims, every[0].shape
-    first, *others = (merit.values.ravel() for merit in every)
-    found = np.flatnonzero(np.isfinite(others[0] if by == "target_epoch" else first))
+    lost, *others = (merit.values.ravel() for merit in every)
+    found = np.flatnonzero(lost < 1)
     if len(found) > count:  # to sort a million for the sake of a few would take long
+        first = np.where(lost > 0, np.inf, others[0])
         found = found[first[found] <= np.partition(first[found], count - 1)[count - 1]]
-    found = found[np.lexsort([merit[found] for merit in (*reversed(others), first)])][:count]
+    found = found[np.lexsort([merit[found] for merit in (*reversed(others), lost)])][:count]
     return [dict(zip(dims, map(int, np.unravel_index(place, shape)), strict=True)) for place in found]
 
 
 def merits(table: "xarray.Dataset", by: str) -> "list[xarray.DataArray]":
-    """What settings are ranked by, the lower the better, medians over seeds: the score; of those that score alike the
-    final cost, if that was not the score but epochs; then the epoch of the lowest cost."""
-    names = [by, "final_cost"] if by == "target_epoch" else [by]
-    replicates = [name for name in REPLICATES if name in table["outcome"].dims]
-    every = [*(scores(table, name) for name in names), table["best_epoch"].astype(float)]
-    return [merit.median(replicates) for merit in every]
+    """What settings are ranked by, the lower the better: the share of seeds without a finite score, if that is half or
+    more, else 0; the score, by the target its epoch and the final cost; then the epoch of the lowest cost."""
+    lost, score = _over_seeds(scores(table, "final_cost" if by == "target_epoch" else by))
+    soonest = [typical(table, by)] if by == "target_epoch" else []
+    epoch = table["best_epoch"].astype(float)
+    return [lost, *soonest, score, epoch.median([name for name in REPLICATES if name in epoch.dims])]
+
+
+def typical(table: "xarray.Dataset", name: str) -> "xarray.DataArray":
+    """A cost, an accuracy or the epoch of the target at each setting, as `best` compares it: the median over seeds, of
+    which those that diverged are the worst. Where that is infinite, the median over the others; but an epoch that most
+    seeds do not reach is infinite."""
+    lost, score = _over_seeds(scores(table, name))
+    if name == "target_epoch":
+        return score.where(lost == 0, np.inf)
+    return 1 - score if is_accuracy(name) else score
+
+
+def _over_seeds(scores: "xarray.DataArray") -> "tuple[xarray.DataArray, xarray.DataArray]":
+    """Of each setting, the share of seeds whose score is infinite, if that is half or more, else 0; and the median
+    score, over all seeds, or, where that would be infinite, over those that are finite."""
+    replicates = [name for name in REPLICATES if name in scores.dims]
+    ordered = scores.transpose(..., *replicates).values
+    ordered = np.sort(ordered.reshape(*ordered.shape[: ordered.ndim - len(replicates)], -1), axis=-1)
+    every, finite = ordered.shape[-1], np.isfinite(ordered).sum(axis=-1)
+    counted = np.where(2 * finite > every, every, finite)[..., None]
+    middle = np.take_along_axis(ordered, np.concatenate([(counted - 1) // 2, counted // 2], axis=-1), axis=-1)
+    one = scores.isel(dict.fromkeys(replicates, 0), drop=True)
+    lost = np.where(2 * finite > every, 0.0, 1 - finite / every)
+    return one.copy(data=lost), one.copy(data=0.5 * middle[..., 0] + 0.5 * middle[..., 1])
 
 
 def selected_by(table: "xarray.Dataset") -> str:

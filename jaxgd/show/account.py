@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxgd.explain import Facts
+from jaxgd.outcome import DIVERGED
 from jaxgd.show.style import figure_name
 from jaxgd.show.tables import setting, thousands
+from jaxgd.table import typical
 
 if TYPE_CHECKING:
     import xarray
@@ -268,9 +270,13 @@ def _stable_rates(facts: Facts) -> str:
 
 def _end(lane: "xarray.Dataset") -> str:
     """How another setting ended; of several seeds, the median."""
-    cost, met, epoch = (float(lane[name].median()) for name in ("final_cost", "target_epoch", "best_epoch"))
-    when = f"lowest in epoch {epoch:.0f}" if np.isnan(met) else f"having met the target in epoch {met:.0f}"
-    return f"which ended at {cost:.6g}, {when}"
+    cost, met = (float(typical(lane, name)) for name in ("final_cost", "target_epoch"))
+    when = f"lowest in epoch {float(lane['best_epoch'].median()):.0f}"
+    if np.isfinite(met):
+        when = f"having met the target in epoch {met:.0f}"
+    lost = int((lane["outcome"] == DIVERGED).sum())
+    of = f", with {lost} of {lane['outcome'].size} seeds diverged" if lost else ""
+    return f"which ended at {cost:.6g}, {when}{of}"
 
 
 def _differences(lane: "xarray.Dataset", other: "xarray.Dataset") -> str:

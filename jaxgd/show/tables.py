@@ -8,11 +8,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from jaxgd.outcome import CONVERGED, OUTCOMES, has_run
+from jaxgd.compare import figure_of
+from jaxgd.outcome import CONVERGED, DIVERGED, OUTCOMES, PENDING, has_run
 from jaxgd.ranges import visible
 from jaxgd.show.rates import rate_words
 from jaxgd.show.style import COLOURS, MEANINGS
-from jaxgd.table import METRICS, REPLICATES, best, by_name, edges, epochs_missing, merits, tried
+from jaxgd.table import METRICS, REPLICATES, best, by_name, edges, epochs_missing, merits, scores, tried, typical
 
 if TYPE_CHECKING:
     import xarray
@@ -78,11 +79,10 @@ def names(rows: Iterable[tuple[str, str]], *headings: str) -> Table:
 
 def spread(lane: "xarray.Dataset", name: str) -> str:
     """A figure of a setting: its median over seeds, and from where to where it goes."""
-    values = lane[name].values[np.isfinite(lane[name].values)]
-    if not values.size:
+    figure = figure_of(lane, name)
+    if not np.isfinite(figure.median):
         return "none"
-    low, high = values.min(), values.max()
-    return f"{np.median(values):.4g}" + (f" ({low:.4g} … {high:.4g})" if high > low else "")
+    return f"{figure.median:.4g}" + (f" ({figure.low:.4g} … {figure.high:.4g})" if figure.high > figure.low else "")
 
 
 def number(value: Any) -> str:
@@ -147,7 +147,7 @@ def _bests(rows: dict[str, "xarray.Dataset"], select: str) -> list[tuple[str, st
         try:
             lane = best(table, select)
         except ValueError as error:
-            found.append(([np.inf], name, f"none: {str(error).removeprefix('there is no best setting: ')}"))
+            found.append(([1.0], name, f"none: {str(error).removeprefix('there is no best setting: ')}"))
         else:
             found.append(([*map(float, merits(lane, select))], name, _best_text(lane, select)))
     found.sort(key=lambda row: row[0])
@@ -162,12 +162,11 @@ def _best_text(lane: "xarray.Dataset", select: str) -> str:
         said = [f"{name.replace('_', ' ')} {spread(lane, name)}" for name in figures]
         over = f"over {lane['outcome'].size} {'s and '.join(map(str, replicates))}s: " if replicates else ""
         return f"{setting(lane)}\n{over}{', '.join(said)}"
-    cost = f"final cost {float(lane['final_cost'].median()):.6g}"
-    of = f"of {lane['outcome'].size} {'s and '.join(map(str, replicates))}s"
+    cost = f"final cost {float(typical(lane, 'final_cost')):.6g}"
     if select == "target_epoch":
-        cost = f"{met_words(lane)}, {cost}{f' (medians {of})' * bool(replicates)}"
+        cost = f"{met_words(lane)}, {cost}{f' (medians {of_seeds(lane)})' * bool(replicates)}"
     elif replicates:
-        cost = f"median {cost} {of}"
+        cost = f"median {cost} {of_seeds(lane)}"
     else:
         cost += f", lowest in epoch {int(lane['best_epoch'])} of {int(lane['epochs'])}"
     said = setting(lane)
@@ -175,9 +174,23 @@ def _best_text(lane: "xarray.Dataset", select: str) -> str:
 
 
 def met_words(lane: "xarray.Dataset") -> str:
-    """How soon a setting met the target, in the median over its seeds."""
-    epochs = float(merits(lane, "target_epoch")[0])
-    return f"target met in epoch {epochs:.6g}" if np.isfinite(epochs) else "target not met"
+    """How soon a setting met the target, in the median over its seeds; or how many of these did."""
+    epochs, met = float(typical(lane, "target_epoch")), int(np.isfinite(scores(lane, "target_epoch")).sum())
+    if np.isfinite(epochs):
+        return f"target met in epoch {epochs:.6g}"
+    return f"target met by {met} of {lane['outcome'].size} seeds" if met else "target not met"
+
+
+def of_seeds(lane: "xarray.Dataset") -> str:
+    """Over which seeds of a setting `typical` takes its median, and what became of those that it leaves out."""
+    codes, finite = lane["outcome"].values, int(np.isfinite(scores(lane, "final_cost")).sum())
+    every = codes.size
+    counted = every if 2 * finite > every else finite
+    seeds = " and ".join(f"{name}s" for name in lane["outcome"].dims)
+    which = seeds if counted != 1 else " and ".join(map(str, lane["outcome"].dims))
+    lost = {"diverged": np.count_nonzero(codes == DIVERGED), "not run yet": np.count_nonzero(codes == PENDING)}
+    said = [f"{count} of {every} {seeds} {what}" for what, count in lost.items() if count]
+    return f"of {counted} {which}" + f", with {' and '.join(said)}" * bool(said)
 
 
 def _rates(rows: dict[str, "xarray.Dataset"], select: str) -> list[tuple[str, str]]:

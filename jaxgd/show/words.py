@@ -10,9 +10,9 @@ from jaxgd.config import Config
 from jaxgd.outcome import ABSENT, OUTCOMES, has_run
 from jaxgd.ranges import Axis, shown
 from jaxgd.show.style import MEANINGS
-from jaxgd.show.tables import by_name, edge_words, is_axis, met_words, setting, tally, thousands, varies_start
+from jaxgd.show.tables import by_name, edge_words, is_axis, met_words, of_seeds, setting, tally, thousands, varies_start
 from jaxgd.surfaces import SURFACES
-from jaxgd.table import best, epochs_missing, merits, tried
+from jaxgd.table import best, epochs_missing, merits, tried, typical
 
 if TYPE_CHECKING:
     import xarray
@@ -216,11 +216,11 @@ def _bests(table: "xarray.Dataset", select: str) -> list[str]:
     except ValueError as error:
         return [f"T{str(error)[1:]}."]
     replicates = [str(d) for d in lane["outcome"].dims]
-    cost = f"a final cost of {_number(lane['final_cost'].median())}"
+    cost = f"a final cost of {_number(typical(lane, 'final_cost'))}"
     if select == "target_epoch":
         cost = f"the {met_words(lane)} and {cost}"
     if replicates:
-        cost += f" in the median over its {lane['outcome'].size} {' and '.join(replicates)}s"
+        cost += f", the median {of_seeds(lane)}"
     elif select != "target_epoch":
         cost += f", lowest in epoch {thousands(lane['best_epoch'])}"
     end = "soonest" if select == "target_epoch" else "lowest"
@@ -238,14 +238,15 @@ def _winners(rows: dict[str, "xarray.Dataset"], select: str) -> str:
         try:
             lane = best(table, select)
         except ValueError:
-            found.append(([np.inf], f"{name} none"))
+            found.append(([1.0], f"{name} none"))
         else:
             words = setting(lane)
             at = "" if words == "the only one" else f" at {words}"
-            cost, merit = _number(lane["final_cost"].median()), [*map(float, merits(lane, select))]
+            cost = _number(typical(lane, "final_cost"))
             if select == "target_epoch":
-                cost = f"{merit[0]:.6g}" if np.isfinite(merit[0]) else f"not met, final cost {cost},"
-            found.append((merit, f"{name} {cost}{at}"))
+                soonest = float(typical(lane, select))
+                cost = f"{soonest:.6g}" if np.isfinite(soonest) else f"not met, final cost {cost},"
+            found.append(([*map(float, merits(lane, select))], f"{name} {cost}{at}"))
     found.sort(key=lambda one: one[0])
     what = "fewest epochs to the target" if select == "target_epoch" else "lowest final cost"
     return f"The {what} of each: {'; '.join(text for _, text in found)}."
