@@ -155,10 +155,9 @@ def best_rates(
 ) -> "xarray.Dataset":
     """The best rate of a sweep, how much the choice matters, and how far below the edge the best lies.
 
-    For each point of the other dimensions, an optimizer or a start; seeds are replicates, of which
-    the median counts, diverged being worst. Where every rate lost half or more of its seeds, those
-    that lost the fewest are compared, by the median over the others. Of rates that do equally well,
-    the best is chosen as by `table.best`, then it is the smallest.
+    For each point of the other dimensions, an optimizer or a start; seeds are replicates: the rates at
+    which the fewest of them diverged are compared, by the median over the others. Of rates that do
+    equally well, the best is chosen as by `table.best`, then it is the smallest.
 
     Args:
       table: the result of a sweep over a learning rate, or over anything else with an order.

@@ -157,11 +157,11 @@ def without_absent(table: "xarray.Dataset") -> "xarray.Dataset":
 def best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dataset":
     """The best setting: the lowest median over seeds of `by`; never the luckiest lane.
 
-    Lanes that diverged count as worst. A setting of which half or more of the seeds diverged comes after
-    all others: those are ranked by the share of seeds that did not, then by the median over these. By
-    `target_epoch`, settings that do not meet the target with most of their seeds come after all that do,
-    and are ranked, as those that take equally long are, by final cost. Of equals, the one whose lowest
-    cost came first.
+    Settings of which no seed diverged come first, by the median. The others follow by the share of seeds that
+    did not diverge, then by the median over these. By `target_epoch`, settings that meet the target with most
+    of their seeds come before all others, by the median over all seeds, infinite where one does not meet it;
+    those that take equally long are ranked by final cost, and so are the others, as above. Of equals, the one
+    whose lowest cost came first.
 
     Args:
       table: the result of a sweep.
@@ -212,36 +212,38 @@ def ranking(table: "xarray.Dataset", by: str, count: int) -> list[dict[Any, int]
 
 
 def merits(table: "xarray.Dataset", by: str) -> "list[xarray.DataArray]":
-    """What settings are ranked by, the lower the better: the share of seeds without a finite score, if that is half or
-    more, else 0; the score, by the target its epoch and the final cost; then the epoch of the lowest cost."""
+    """What settings are ranked by, the lower the better: the share of seeds that have no finite score, 0 where most
+    meet the target; the median of the finite ones, by the target its epoch first; then the epoch of the lowest cost."""
     lost, score = _over_seeds(scores(table, "final_cost" if by == "target_epoch" else by))
-    soonest = [typical(table, by)] if by == "target_epoch" else []
     epoch = table["best_epoch"].astype(float)
-    return [lost, *soonest, score, epoch.median([name for name in REPLICATES if name in epoch.dims])]
+    epoch = epoch.median([name for name in REPLICATES if name in epoch.dims])
+    if by != "target_epoch":
+        return [lost, score, epoch]
+    soonest = typical(table, by)
+    return [lost.where(np.isinf(soonest), 0.0), soonest, score, epoch]
 
 
 def typical(table: "xarray.Dataset", name: str) -> "xarray.DataArray":
-    """A cost, an accuracy or the epoch of the target at each setting, as `best` compares it: the median over seeds, of
-    which those that diverged are the worst. Where that is infinite, the median over the others; but an epoch that most
-    seeds do not reach is infinite."""
-    lost, score = _over_seeds(scores(table, name))
+    """A cost, an accuracy or the epoch of the target at each setting, as `best` compares it: the median over the seeds
+    that have it and did not diverge. Of the epoch over all seeds, infinite where half or more do not meet the target;
+    a cost is infinite, and an accuracy -inf, where no seed has it."""
+    found = scores(table, name)
     if name == "target_epoch":
-        return score.where(lost == 0, np.inf)
+        return found.median([replicate for replicate in REPLICATES if replicate in found.dims])
+    score = _over_seeds(found)[1]
     return 1 - score if is_accuracy(name) else score
 
 
 def _over_seeds(scores: "xarray.DataArray") -> "tuple[xarray.DataArray, xarray.DataArray]":
-    """Of each setting, the share of seeds whose score is infinite, if that is half or more, else 0; and the median
-    score, over all seeds, or, where that would be infinite, over those that are finite."""
+    """Of each setting, the share of seeds whose score is infinite, and the median over the others; infinite if none."""
     replicates = [name for name in REPLICATES if name in scores.dims]
     ordered = scores.transpose(..., *replicates).values
     ordered = np.sort(ordered.reshape(*ordered.shape[: ordered.ndim - len(replicates)], -1), axis=-1)
     every, finite = ordered.shape[-1], np.isfinite(ordered).sum(axis=-1)
-    counted = np.where(2 * finite > every, every, finite)[..., None]
-    middle = np.take_along_axis(ordered, np.concatenate([(counted - 1) // 2, counted // 2], axis=-1), axis=-1)
+    middle = np.stack([(finite - 1) // 2, finite // 2], axis=-1)  # of none, -1 and 0, which both are infinite
+    low, high = np.moveaxis(np.take_along_axis(ordered, middle, axis=-1), -1, 0)
     one = scores.isel(dict.fromkeys(replicates, 0), drop=True)
-    lost = np.where(2 * finite > every, 0.0, 1 - finite / every)
-    return one.copy(data=lost), one.copy(data=0.5 * middle[..., 0] + 0.5 * middle[..., 1])
+    return one.copy(data=1 - finite / every), one.copy(data=0.5 * low + 0.5 * high)
 
 
 def selected_by(table: "xarray.Dataset") -> str:

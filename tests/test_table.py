@@ -101,7 +101,7 @@ def test_there_is_no_best_of_none(codes, why):
 
 
 def test_half_diverged_is_not_every_lane_diverged():
-    """First by the share of seeds that are left, then by their median; behind all that most seeds survive."""
+    """First the settings that lost no seed; then by the share of seeds that are left, then by their median."""
     good, gone = DESCENDING, DIVERGED
     codes = [[good, gone, gone, gone], [good, gone, good, gone], [gone, good, gone, good], [gone] * 4]
     costs = [[0.0] * 4, [1.0, 0.0, 3.0, 0.0], [0.0, 4.0, 0.0, 1.0], [0.0] * 4]
@@ -109,14 +109,18 @@ def test_half_diverged_is_not_every_lane_diverged():
     for count, order in ((1, [1]), (2, [1, 2]), (9, [1, 2, 0])):
         assert [place["rate"] for place in ranking(table, "final_cost", count)] == order
     assert typical(table, "final_cost").values.tolist() == [0.0, 2.0, 2.5, np.inf]
-    most = results([*codes, [good, good, gone, good]], ("rate", "seed"), [*costs, [9.0, 8.0, 0.0, 7.0]])
-    for by in ("final_cost", "target_epoch"):
-        assert [place["rate"] for place in ranking(most, by, 9)] == [4, 1, 2, 0]
-    assert typical(most, "final_cost")[4] == 8.5  # of 7, 8, 9 and infinity
     answer = jaxgd.best_rates(table, "rate")
     assert [float(answer[name]) for name in ("best", "score", "diverged")] == [1, 2, 0.5] and np.isnan(answer.edge)
+    most = results([*codes, [good, good, gone, good]], ("rate", "seed"), [*costs, [9.0, 8.0, 0.0, 7.0]])
+    every = results([*codes, [good, good, gone, good], [good] * 4], ("rate", "seed"), [*most["final_cost"], [10.0] * 4])
+    for by in ("final_cost", "target_epoch"):
+        assert [place["rate"] for place in ranking(most, by, 9)] == [4, 1, 2, 0]
+        assert [place["rate"] for place in ranking(every, by, 9)] == [5, 4, 1, 2, 0]
+    assert typical(every, "final_cost").values[4:].tolist() == [8.0, 10.0]  # of 7, 8 and 9
     answer = jaxgd.best_rates(most, "rate")
-    assert [float(answer[name]) for name in ("best", "score", "diverged")] == [4, 8.5, 0.25]
+    assert [float(answer[name]) for name in ("best", "score", "diverged")] == [4, 8.0, 0.25]
+    answer = jaxgd.best_rates(every, "rate")
+    assert [float(answer[name]) for name in ("best", "score", "diverged", "low")] == [5, 10.0, 0.0, 5]
 
 
 def test_settings_rank_as_a_plain_sort_does():
@@ -129,13 +133,15 @@ def test_settings_rank_as_a_plain_sort_does():
 
     def merit(place, by):
         left = codes[place] != DIVERGED
-        met = np.where(left & np.isfinite(epochs[place]), epochs[place], np.inf)
-        whole = 2 * left.sum() > left.size
-        cost = np.median(np.where(left, costs[place], np.inf) if whole else costs[place][left])
-        return 0 if whole else 1 - left.mean(), *([np.median(met)] if by == "target_epoch" else []), cost, place
+        met = np.median(np.where(left & np.isfinite(epochs[place]), epochs[place], np.inf))
+        lost, cost = 1 - left.mean(), np.median(costs[place][left])
+        if by == "final_cost":
+            return lost, cost, place
+        return 0.0 if np.isfinite(met) else lost, met, cost, place
 
     there = [place for place in range(40) if (codes[place] != DIVERGED).any()]
-    assert any(merit(place, "final_cost")[0] for place in there)
+    assert len({merit(place, "final_cost")[0] for place in there}) > 3
+    assert 0 < sum(np.isfinite(merit(place, "target_epoch")[1]) for place in there) < len(there)
     for by in ("final_cost", "target_epoch"):
         wanted = sorted(there, key=lambda place, by=by: merit(place, by))
         for count in (1, 7, 40):

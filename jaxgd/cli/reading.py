@@ -17,8 +17,8 @@ def best(
 ) -> None:
     """Show the best setting of a run.
 
-    The one with the lowest median over seeds, what diverged counting as worst; never the luckiest lane.
-    Where half or more of the seeds diverged at every setting, the one that lost the fewest.
+    Of the settings of which the fewest seeds diverged, the one with the lowest median over the others;
+    never the luckiest lane.
     With a target, the one that meets it in the fewest epochs.
     Where learning rates vary, also how much the choice of one matters, and how far off the edge is.
     """

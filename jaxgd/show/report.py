@@ -228,7 +228,7 @@ def _row(
             text = words.figure(number) if plain else str(number) if values.ndim == 0 else vector(values)
             cells.append({"text": text, "sort": repr(float(number)) if plain and np.isfinite(number) else text})
         else:
-            median = float(typical(lane, name) if name.endswith("_cost") else np.median(values))
+            median = float(typical(lane, name) if name.endswith(("_cost", "accuracy")) else np.median(values))
             cells.append({"text": words.figure(median), "sort": repr(median)})
     where = [axis["index"].index(place.get(axis["name"], axis["index"][0])) for axis in axes]
     return {"cells": cells, "place": where}

@@ -184,13 +184,12 @@ def met_words(lane: "xarray.Dataset") -> str:
 def of_seeds(lane: "xarray.Dataset") -> str:
     """Over which seeds of a setting `typical` takes its median, and what became of those that it leaves out."""
     codes, finite = lane["outcome"].values, int(np.isfinite(scores(lane, "final_cost")).sum())
-    every = codes.size
-    counted = every if 2 * finite > every else finite
-    seeds = " and ".join(f"{name}s" for name in lane["outcome"].dims)
-    which = seeds if counted != 1 else " and ".join(map(str, lane["outcome"].dims))
+    every, names = codes.size, [*map(str, lane["outcome"].dims)]
+    seeds = " and ".join(f"{name}s" for name in names)
+    which = " and ".join(names) if finite == 1 else seeds
     lost = {"diverged": np.count_nonzero(codes == DIVERGED), "not run yet": np.count_nonzero(codes == PENDING)}
     said = [f"{count} of {every} {seeds} {what}" for what, count in lost.items() if count]
-    return f"of {counted} {which}" + f", with {' and '.join(said)}" * bool(said)
+    return f"of {finite} {which}" + f", with {' and '.join(said)}" * bool(said)
 
 
 def _rates(rows: dict[str, "xarray.Dataset"], select: str) -> list[tuple[str, str]]:
