@@ -332,8 +332,9 @@ def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
         raise ValueError(f"dimension {along!r} holds names, which have no order and so no edge")
     table = table.sortby(along)
     values = table[along].astype(float)
-    converged, diverged = table["outcome"] == CONVERGED, table["outcome"] == DIVERGED
-    stable = values.where(~diverged & has_run(table["outcome"])).max(along)
+    outcome = table["outcome"]
+    converged, diverged, there = outcome == CONVERGED, outcome == DIVERGED, outcome != ABSENT
+    stable = values.where(~diverged & has_run(outcome)).max(along)
     above = values.where(diverged & ~(values <= stable)).min(along)
     return xarray.Dataset(
         {
@@ -341,7 +342,7 @@ def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
             "high": values.where(converged).max(along),
             "stable": stable,
             "unstable": above,
-            "changes": (diverged.astype(int).diff(along) != 0).sum(along),
+            "changes": ((diverged.astype(int).diff(along) != 0) & (there.astype(int).diff(along) == 0)).sum(along),
         }
     )
 

@@ -527,6 +527,39 @@ def test_half_of_the_seeds_diverged_is_said():
     assert "learning_rate = 0.1 target met by 1 of 2 seeds, final cost" in text
 
 
+def test_near_misses_of_a_rounded_minimum_name_their_distance_and_the_tolerance():
+    costs = np.float64(0.773199) + np.array([5.65e-8, 7.7e-6, 8e-6, -1e-9])
+    table = a_table({"learning_rate": [1.0, 2.0, 3.0, 4.0]}, TRAPPED, 1.0, minimum=0.773199)
+    table["final_cost"] = ("learning_rate", costs)
+    near = "5.65e-08 … 7.7e-06 above the stated minimum 0.773199 (if that is rounded, tolerance = 1e-05 takes it as"
+    assert f"near trapped {near} reached)" in " ".join(" ".join(words(table)).split())
+    assert f"2 trapped lanes end {near} reached)." in in_words.came_out(table, "final_cost")
+    one = table.isel(learning_rate=[0])
+    near = "5.65e-08 above the stated minimum 0.773199 (if that is rounded, tolerance = 1e-07 takes it as reached)"
+    assert f"1 trapped lane ends {near}." in in_words.came_out(one, "final_cost")
+    for other in (table.isel(learning_rate=[2, 3]), table.assign(outcome=table["outcome"] * 0 + CONVERGED)):
+        assert not any("stated" in said for said in in_words.came_out(other, "final_cost"))
+    assert "stated" not in " ".join(words(table.isel(learning_rate=[2, 3])))
+    assert "stated" not in " ".join(words(a_table({"learning_rate": [1.0, 2.0]}, TRAPPED, 1e-9)))  # 0 is not rounded
+
+
+def test_a_rise_over_a_few_epochs_is_said_to_be_no_more_than_that():
+    rates = {"learning_rate": [1.0, 2.0, 3.0, 4.0]}
+    grown = {"start_cost": 1.0, "epochs": np.array([2, 9, 10, 2])}
+    table = a_table(rates, DIVERGED, 2.0, diverged_epoch=np.array([np.nan, np.nan, np.nan, 2]), **grown)
+    rose = "for a cost that rose over a few epochs: whether it comes down again is not known from so few"
+    assert f"unsure 2 counted as diverged {rose}" in " ".join(" ".join(words(table)).split())
+    assert f"2 lanes count as diverged {rose}." in in_words.came_out(table, "final_cost")
+    assert "unsure" not in " ".join(words(table.isel(learning_rate=[2, 3])))
+    (said,) = in_words.came_out(table.isel(learning_rate=[0]), "final_cost")
+    assert said == (
+        "After 2 epochs the ball counts as diverged: the cost rose from 1 to 2; whether it comes down again is not "
+        "known from so few."
+    )
+    for place in (2, 3):
+        assert "ran away" in in_words.came_out(table.isel(learning_rate=[place]), "final_cost")[0]
+
+
 def test_names_of_which_half_the_seeds_diverged_come_between_whole_ones_and_none():
     axes = {"optimizer": ["wild", "half", "whole"], "learning_rate": [1.0], "seed": [0, 1]}
     table = a_table(

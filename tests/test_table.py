@@ -7,7 +7,7 @@ import pytest
 import xarray
 
 import jaxgd
-from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, OSCILLATING, PENDING
+from jaxgd.outcome import ABSENT, CONVERGED, DESCENDING, DIVERGED, OSCILLATING, PENDING
 from jaxgd.table import best_lanes, epochs_missing, ranking, representative, typical
 
 
@@ -149,6 +149,14 @@ def test_settings_rank_as_a_plain_sort_does():
 
 
 # edges
+
+
+def test_next_to_a_trial_that_there_is_not_nothing_changes():
+    codes = [[CONVERGED, DIVERGED, ABSENT], [CONVERGED, CONVERGED, DIVERGED], [CONVERGED, ABSENT, ABSENT]]
+    edge = jaxgd.edges(results(codes, ("optimizer", "trial")), along="trial")
+    assert edge.changes.values.tolist() == [1, 1, 0]
+    np.testing.assert_array_equal(edge.stable, [0, 1, 0])
+    np.testing.assert_array_equal(edge.unstable, [1, 2, np.nan])
 
 
 def test_edges_of_one_boundary():

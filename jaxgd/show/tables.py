@@ -11,6 +11,7 @@ from rich.text import Text
 from jaxgd.compare import figure_of
 from jaxgd.outcome import CONVERGED, DIVERGED, OUTCOMES, PENDING, has_run
 from jaxgd.ranges import visible
+from jaxgd.show.ends import UNSETTLED, is_unsettled, near_words
 from jaxgd.show.rates import rate_words
 from jaxgd.show.style import COLOURS, MEANINGS
 from jaxgd.table import METRICS, REPLICATES, best, by_name, edges, epochs_missing, merits, scores, tried, typical
@@ -38,6 +39,7 @@ def epoch_lines(paths: "xarray.Dataset") -> Iterator[str]:
 def closing(table: "xarray.Dataset", select: str) -> Group:
     """How many lanes met which end, the best setting, where convergence ends along each axis, what is missing."""
     rows = by_name(table)
+    some = [*rows.items()][:_MOST_NAMES]
     lines = Table.grid(padding=(0, 2, 0, 0))
     for column in range(3 if len(rows) > 1 else 2):
         lines.add_column(no_wrap=column == 0, overflow="fold")
@@ -46,6 +48,8 @@ def closing(table: "xarray.Dataset", select: str) -> Group:
         ("rates", _rates(rows, select)),
         ("edge", _edges(rows)),
         ("missing", _missing(rows)),
+        ("near", [(name, f"trapped {near}") for name, part in some if (near := near_words(part))]),
+        ("unsure", [(name, _unsettled(count)) for name, part in some if (count := is_unsettled(part).sum())]),
         ("start", _begun_nowhere(rows)),
     ):
         for i, (name, text) in enumerate(entries):
@@ -244,6 +248,10 @@ def _limit_words(table: "xarray.Dataset", along: str) -> list[str]:
 
 def _span(low: Any, high: Any) -> str:
     return f"{low:.6g}" + (f" … {high:.6g}" if high > low else "")
+
+
+def _unsettled(count: int) -> str:
+    return f"{thousands(count)} counted as diverged for a cost that rose over a few epochs: {UNSETTLED}"
 
 
 def _begun_nowhere(rows: dict[str, "xarray.Dataset"]) -> list[tuple[str, str]]:

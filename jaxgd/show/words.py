@@ -9,6 +9,7 @@ from jaxgd import config as cfg
 from jaxgd.config import Config
 from jaxgd.outcome import ABSENT, OUTCOMES, has_run
 from jaxgd.ranges import Axis, shown
+from jaxgd.show.ends import UNSETTLED, is_unsettled, near_misses, near_words
 from jaxgd.show.style import MEANINGS
 from jaxgd.show.tables import by_name, edge_words, is_axis, met_words, of_seeds, setting, tally, thousands, varies_start
 from jaxgd.surfaces import SURFACES
@@ -186,6 +187,9 @@ def _single(lane: "xarray.Dataset") -> str:
     after = f"after {_counted(epochs, 'epoch')}"
     if not np.isfinite(start):
         return "The ball never rolled: its cost is not a number where it starts, which counts as diverged."
+    if is_unsettled(lane):
+        rose = f"the cost rose from {_number(start)} to {_number(final)}"
+        return f"{after.capitalize()} the ball counts as diverged: {rose}; {UNSETTLED}."
     if end == "diverged":
         return f"The ball ran away: it started at a cost of {_number(start)} and diverged {after}."
     if end == "converged":
@@ -275,6 +279,12 @@ def _oddities(table: "xarray.Dataset", ran: np.ndarray) -> list[str]:
     still = ran & (table["start_gradient_norm"].values == 0)
     if ran.any() and still[ran].all():
         said.append("The gradient is zero wherever it started: there is no slope to follow.")
+    if near := near_words(table):
+        count = near_misses(table).size
+        said.append(f"{_counted(count, 'trapped lane')} end{'s' * (count == 1)} {near}.")
+    if table["outcome"].size > 1 and (count := int(is_unsettled(table).sum())):
+        rose = f"{'counts' if count == 1 else 'count'} as diverged for a cost that rose over a few epochs"
+        said.append(f"{_counted(count, 'lane')} {rose}: {UNSETTLED}.")
     return said
 
 
