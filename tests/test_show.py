@@ -13,7 +13,7 @@ from rich.console import Console
 import jaxgd
 from jaxgd.compare import compared, figure_of
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, OSCILLATING, OUTCOMES, PENDING, TRAPPED
-from jaxgd.show import plots, rates, style, tables
+from jaxgd.show import comparison, plots, rates, report, style, tables
 from jaxgd.show import words as in_words
 from jaxgd.table import COUNTS, ranking
 
@@ -522,6 +522,9 @@ def test_half_of_the_seeds_diverged_is_said():
         "seeds diverged."
     )
     assert figure_of(jaxgd.best(table), "final_cost") == (float(table["final_cost"][2, 1]),) * 3
+    assert report._best(table, "final_cost")["setting"] == "learning_rate = 0.1 (1 of 2 seeds diverged)"
+    heads, row = comparison._cells(compared(table), "final_cost", 2.0)
+    assert dict(zip(heads, row, strict=True))["at"] == "learning_rate = 0.1\n1 of 2 seeds diverged"
     met = jaxgd.sweep(lane, {"learning_rate": [1e-2, 0.1], "seed": [0, 1]}, epochs=100, target=0.01)
     text = " ".join(" ".join(words(met, "target_epoch")).split())
     assert "learning_rate = 0.1 target met by 1 of 2 seeds, final cost" in text

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxgd.explain import Facts
-from jaxgd.outcome import DIVERGED
 from jaxgd.show.ends import UNSETTLED, is_unsettled, near_words
 from jaxgd.show.style import figure_name
-from jaxgd.show.tables import setting, thousands
+from jaxgd.show.tables import lost_seeds, setting, thousands
 from jaxgd.table import typical
 
 if TYPE_CHECKING:
@@ -284,9 +283,8 @@ def _end(lane: "xarray.Dataset") -> str:
     when = f"lowest in epoch {float(lane['best_epoch'].median()):.0f}"
     if np.isfinite(met):
         when = f"having met the target in epoch {met:.0f}"
-    lost = int((lane["outcome"] == DIVERGED).sum())
-    of = f", with {lost} of {lane['outcome'].size} seeds diverged" if lost else ""
-    return f"which ended at {cost:.6g}, {when}{of}"
+    lost = lost_seeds(lane)
+    return f"which ended at {cost:.6g}, {when}{f', with {lost}' * bool(lost)}"
 
 
 def _differences(lane: "xarray.Dataset", other: "xarray.Dataset") -> str:

@@ -20,7 +20,7 @@ from jaxgd.outcome import OUTCOMES
 from jaxgd.show import words
 from jaxgd.show.excerpt import MOST_LANES, excerpt
 from jaxgd.show.style import COLOURS, DARK, LINES, MEANINGS
-from jaxgd.show.tables import tally, thousands, vector
+from jaxgd.show.tables import lost_seeds, tally, thousands, vector
 from jaxgd.table import best, ranking, selected_by, typical
 
 if TYPE_CHECKING:
@@ -239,8 +239,9 @@ def _best(table: "xarray.Dataset", select: str) -> dict[str, str]:
         lane = best(table, select)
     except ValueError:
         return {"setting": "none", "cost": "", "epoch": ""}
+    lost = lost_seeds(lane)
     return {
-        "setting": words.setting(lane),
+        "setting": words.setting(lane) + f" ({lost})" * bool(lost),
         "cost": words.figure(typical(lane, "final_cost")),
         "epoch": words.figure(lane["best_epoch"].median()),
     }

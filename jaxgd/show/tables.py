@@ -187,13 +187,20 @@ def met_words(lane: "xarray.Dataset") -> str:
 
 def of_seeds(lane: "xarray.Dataset") -> str:
     """Over which seeds of a setting `typical` takes its median, and what became of those that it leaves out."""
-    codes, finite = lane["outcome"].values, int(np.isfinite(scores(lane, "final_cost")).sum())
-    every, names = codes.size, [*map(str, lane["outcome"].dims)]
-    seeds = " and ".join(f"{name}s" for name in names)
-    which = " and ".join(names) if finite == 1 else seeds
+    finite = int(np.isfinite(scores(lane, "final_cost")).sum())
+    lost = lost_seeds(lane)
+    return f"of {finite} {_seeds(lane, finite)}" + f", with {lost}" * bool(lost)
+
+
+def lost_seeds(lane: "xarray.Dataset") -> str:
+    """How many seeds of a setting diverged, or have not run; empty if none."""
+    codes, seeds = lane["outcome"].values, _seeds(lane, 2)
     lost = {"diverged": np.count_nonzero(codes == DIVERGED), "not run yet": np.count_nonzero(codes == PENDING)}
-    said = [f"{count} of {every} {seeds} {what}" for what, count in lost.items() if count]
-    return f"of {finite} {which}" + f", with {' and '.join(said)}" * bool(said)
+    return " and ".join(f"{count} of {codes.size} {seeds} {what}" for what, count in lost.items() if count and seeds)
+
+
+def _seeds(lane: "xarray.Dataset", count: int) -> str:
+    return " and ".join(f"{name}{'s' * (count != 1)}" for name in map(str, lane["outcome"].dims))
 
 
 def _rates(rows: dict[str, "xarray.Dataset"], select: str) -> list[tuple[str, str]]:
