@@ -85,7 +85,7 @@ def explained(folder: Path, asked: Mapping[str, Any]) -> Facts:
       asked: coordinates by name, as in `nearest.nearest`.
 
     Raises:
-      ConfigError: no such lane, its config can't be carried out any more, or the code or a package has changed since.
+      ConfigError: no such lane, its config can't be run any more, or the code or a package has changed since.
       StoreError: the folder can't be read.
     """
     run = runs.reopened(folder)

@@ -156,9 +156,9 @@ def best_rates(
 ) -> "xarray.Dataset":
     """The best rate of a sweep, how much the choice matters, and how far below the edge the best lies.
 
-    For each point of the other dimensions, an optimizer or a start; seeds are replicates, of which
-    the median counts, diverged being worst. Of rates that do equally well, the best is chosen as by
-    `table.best`, then it is the smallest.
+    For each point of the other dimensions, an optimizer or a start; seeds are replicates: the rates at
+    which the fewest of them diverged are compared, by the median over the others. Of rates that do
+    equally well, the best is chosen as by `table.best`, then it is the smallest.
 
     Args:
       table: the result of a sweep over a learning rate, or over anything else with an order.
@@ -174,7 +174,8 @@ def best_rates(
       every rate tried comes within the factor; `ties`, how many rates share the best score; `edge`,
       the largest rate above the best before the first at which any seed diverged, and `unstable`,
       that one; `below_edge`, edge / best; `changes`, how often neighbours differ in whether they
-      diverged. NaN where there is no such rate: where all diverged, or nothing above the best did.
+      diverged; `diverged`, the share of seeds that diverged at the best. NaN where there is no such
+      rate: where every lane diverged; of the edge, where none above the best did, or a seed at the best.
 
     Raises:
       ValueError: no such dimension or figure, a dimension of names, or a factor below 1.
@@ -190,7 +191,7 @@ def best_rates(
     diverged, ran = table["outcome"] == DIVERGED, has_run(table["outcome"])
     figures = {
         "rates": table[along].astype(float).broadcast_like(ran.isel(dict.fromkeys(replicates, 0), drop=True)),
-        "diverged": diverged.any(replicates),
+        "diverged": diverged.mean(replicates),
         "ran": ran.all(replicates),
     }
     figures |= {f"merit {place}": merit for place, merit in enumerate(merits(table, by))}
@@ -208,7 +209,7 @@ def best_rates(
 
 
 _SCORES = ("final_cost", "best_cost", "target_epoch")
-ANSWERS = ("best", "score", "low", "high", "ties", "edge", "unstable", "below_edge", "changes")
+ANSWERS = ("best", "score", "low", "high", "ties", "edge", "unstable", "below_edge", "changes", "diverged")
 
 
 class CriticalRate(NamedTuple):
@@ -411,10 +412,11 @@ def _answer(figures: dict[str, np.ndarray], allowed: Callable[[float], float]) -
     """What `best_rates` says of one row of rates."""
     there = figures["ran"] & ~np.isnan(figures["rates"])
     order = np.flatnonzero(there)[np.argsort(figures["rates"][there], kind="stable")]
-    rates, diverged = figures["rates"][order], figures["diverged"][order]
-    score, *others = (values[order] for name, values in figures.items() if name.startswith("merit"))
+    rates, share = figures["rates"][order], figures["diverged"][order]
+    lost, score, *others = (values[order] for name, values in figures.items() if name.startswith("merit"))
     if not there.any():
         return {}
+    diverged, score = share > 0, np.where(lost == lost.min(), score, np.inf)
     answer = {"changes": float(np.count_nonzero(np.diff(diverged))), "ties": 0.0}
     if not np.isfinite(score).any():
         return answer
@@ -423,6 +425,7 @@ def _answer(figures: dict[str, np.ndarray], allowed: Callable[[float], float]) -
     beyond = np.flatnonzero(~(score <= allowed(score[best])))
     first, last = beyond[beyond < best].max(initial=-1) + 1, beyond[beyond > best].min(initial=len(rates)) - 1
     answer |= {"best": rates[best], "score": score[best], "low": rates[first], "high": rates[last], "ties": tied.sum()}
+    answer["diverged"] = share[best]
     above = np.flatnonzero(diverged[best:])
     if above.size and above[0] > 0:
         edge = rates[best + above[0] - 1]

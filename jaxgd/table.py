@@ -65,8 +65,9 @@ def variables(plan: Plan) -> dict[str, Variable]:
     for name, meaning in FIGURES.items():
         dtype, fill = (np.dtype(np.int32), NEVER) if name in COUNTS else (real, np.nan)
         described[name] = Variable(grid, plan.shape, dtype, fill, {"long_name": meaning})
+    flags = _flags(OUTCOMES if plan.absent is None else [*OUTCOMES, "absent"])
     described["outcome"] = Variable(
-        grid, plan.shape, np.dtype(np.int8), PENDING, _flags(OUTCOMES) | {"long_name": FIGURES["outcome"]}
+        grid, plan.shape, np.dtype(np.int8), PENDING, flags | {"long_name": FIGURES["outcome"]}
     )
     if plan.minima is not None and np.size(plan.minima):
         described["minimum"].attributes["known_minima"] = np.asarray(plan.minima).tolist()
@@ -166,9 +167,11 @@ def without_absent(table: "xarray.Dataset") -> "xarray.Dataset":
 def best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dataset":
     """The best setting: the lowest median over seeds of `by`; never the luckiest lane.
 
-    Lanes that diverged count as worst. By `target_epoch`, settings that do not meet the target with
-    most of their seeds come after all that do, and are told apart, as those that take equally long
-    are, by final cost. Of equals, the one whose lowest cost came first.
+    Settings of which no seed diverged come first, by the median. The others follow by the share of seeds that
+    did not diverge, then by the median over these. By `target_epoch`, settings that meet the target with most
+    of their seeds come before all others, by the median over all seeds, infinite where one does not meet it;
+    those that take equally long are ranked by final cost, and so are the others, as above. Of equals, the one
+    whose lowest cost came first.
 
     Args:
       table: the result of a sweep.
@@ -195,30 +198,62 @@ def best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dataset":
 def best_place(table: "xarray.Dataset", by: str) -> dict[Any, int]:
     """Where the best setting is, {dimension: index}; errors as `best`."""
     places = ranking(table, by, 1)
-    if not places:
-        raise ValueError("there is no best setting: every lane diverged")
-    return places[0]
+    if places:
+        return places[0]
+    ran = has_run(table["outcome"])
+    if not ran.any():
+        raise ValueError("there is no best setting: no lane has run")
+    every = bool((table["outcome"] == DIVERGED).where(ran, True).all())
+    raise ValueError(f"there is no best setting: {'every lane diverged' if every else f'no lane has a finite {by}'}")
 
 
 def ranking(table: "xarray.Dataset", by: str, count: int) -> list[dict[Any, int]]:
-    """Where the `count` best settings are, {dimension: index}, ranked as `best` does; the worst have no rank."""
+    """Where the `count` best settings are, {dimension: index}, ranked as `best` does; without those that have no
+    finite seed."""
     every = merits(table, by)
     dims, shape = every[0].dims, every[0].shape
-    first, *others = (merit.values.ravel() for merit in every)
-    found = np.flatnonzero(np.isfinite(others[0] if by == "target_epoch" else first))
+    lost, *others = (merit.values.ravel() for merit in every)
+    found = np.flatnonzero(lost < 1)
     if len(found) > count:  # to sort a million for the sake of a few would take long
+        first = np.where(lost > 0, np.inf, others[0])
         found = found[first[found] <= np.partition(first[found], count - 1)[count - 1]]
-    found = found[np.lexsort([merit[found] for merit in (*reversed(others), first)])][:count]
+    found = found[np.lexsort([merit[found] for merit in (*reversed(others), lost)])][:count]
     return [dict(zip(dims, map(int, np.unravel_index(place, shape)), strict=True)) for place in found]
 
 
 def merits(table: "xarray.Dataset", by: str) -> "list[xarray.DataArray]":
-    """What settings are ranked by, the lower the better, medians over seeds: the score; of those that score alike the
-    final cost, if that was not the score but epochs; then the epoch of the lowest cost."""
-    names = [by, "final_cost"] if by == "target_epoch" else [by]
-    replicates = [name for name in REPLICATES if name in table["outcome"].dims]
-    every = [*(scores(table, name) for name in names), table["best_epoch"].astype(float)]
-    return [merit.median(replicates) for merit in every]
+    """What settings are ranked by, the lower the better: the share of seeds that have no finite score, 0 where most
+    meet the target; the median of the finite ones, by the target its epoch first; then the epoch of the lowest cost."""
+    lost, score = _over_seeds(scores(table, "final_cost" if by == "target_epoch" else by))
+    epoch = table["best_epoch"].astype(float)
+    epoch = epoch.median([name for name in REPLICATES if name in epoch.dims])
+    if by != "target_epoch":
+        return [lost, score, epoch]
+    soonest = typical(table, by)
+    return [lost.where(np.isinf(soonest), 0.0), soonest, score, epoch]
+
+
+def typical(table: "xarray.Dataset", name: str) -> "xarray.DataArray":
+    """A cost, an accuracy or the epoch of the target at each setting, as `best` compares it: the median over the seeds
+    that have it and did not diverge. Of the epoch over all seeds, infinite where half or more do not meet the target;
+    a cost is infinite, and an accuracy -inf, where no seed has it."""
+    found = scores(table, name)
+    if name == "target_epoch":
+        return found.median([replicate for replicate in REPLICATES if replicate in found.dims])
+    score = _over_seeds(found)[1]
+    return 1 - score if is_accuracy(name) else score
+
+
+def _over_seeds(scores: "xarray.DataArray") -> "tuple[xarray.DataArray, xarray.DataArray]":
+    """Of each setting, the share of seeds whose score is infinite, and the median over the others; infinite if none."""
+    replicates = [name for name in REPLICATES if name in scores.dims]
+    ordered = scores.transpose(..., *replicates).values
+    ordered = np.sort(ordered.reshape(*ordered.shape[: ordered.ndim - len(replicates)], -1), axis=-1)
+    every, finite = ordered.shape[-1], np.isfinite(ordered).sum(axis=-1)
+    middle = np.stack([(finite - 1) // 2, finite // 2], axis=-1)  # of none, -1 and 0, which both are infinite
+    low, high = np.moveaxis(np.take_along_axis(ordered, middle, axis=-1), -1, 0)
+    one = scores.isel(dict.fromkeys(replicates, 0), drop=True)
+    return one.copy(data=1 - finite / every), one.copy(data=0.5 * low + 0.5 * high)
 
 
 def selected_by(table: "xarray.Dataset") -> str:
@@ -307,8 +342,9 @@ def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
         raise ValueError(f"dimension {along!r} holds names, which have no order and so no edge")
     table = table.sortby(along)
     values = table[along].astype(float)
-    converged, diverged = table["outcome"] == CONVERGED, table["outcome"] == DIVERGED
-    stable = values.where(~diverged & has_run(table["outcome"])).max(along)
+    outcome = table["outcome"]
+    converged, diverged, there = outcome == CONVERGED, outcome == DIVERGED, outcome != ABSENT
+    stable = values.where(~diverged & has_run(outcome)).max(along)
     above = values.where(diverged & ~(values <= stable)).min(along)
     return xarray.Dataset(
         {
@@ -316,7 +352,7 @@ def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
             "high": values.where(converged).max(along),
             "stable": stable,
             "unstable": above,
-            "changes": (diverged.astype(int).diff(along) != 0).sum(along),
+            "changes": ((diverged.astype(int).diff(along) != 0) & (there.astype(int).diff(along) == 0)).sum(along),
         }
     )
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxgd.explain import Facts
+from jaxgd.show.ends import UNSETTLED, is_unsettled, near_words
 from jaxgd.show.style import figure_name
-from jaxgd.show.tables import setting, thousands
+from jaxgd.show.tables import lost_seeds, setting, thousands
+from jaxgd.table import typical
 
 if TYPE_CHECKING:
     import xarray
@@ -60,8 +62,8 @@ def _converged(facts: Facts) -> str:
 
 def _trapped(facts: Facts) -> str:
     lane, minimum = facts.figures, facts.figures.attrs.get("minimum")
-    above = ""
-    if minimum is not None:
+    above = (near := near_words(lane)) and f", {near}"
+    if minimum is not None and not near:
         above = f", {float(lane['final_cost']) - minimum:.4g} above the lowest there is, {minimum:.6g}"
     cost = f"where the cost is {_figure(lane, 'final_cost')}{above}"
     return f"It was trapped: the slope has vanished in {_kind(facts)} at {_place(facts)}, {cost}, {_crossed(facts)}"
@@ -87,6 +89,8 @@ def _descending(facts: Facts) -> str:
 def _diverged(facts: Facts) -> str:
     lane = facts.figures
     if not np.isfinite(lane["diverged_epoch"]):
+        if not lane["gradient_norm"] > lane["start_gradient_norm"]:
+            return _rose(lane)
         grew = f"from {_figure(lane, 'start_gradient_norm')} to {_figure(lane, 'gradient_norm')}"
         return f"It diverged: its gradient norm grew {grew} in {_count(lane, 'epochs')} epochs, {_crossed(facts)}"
     epoch, ceiling = _count(lane, "diverged_epoch"), lane.attrs.get("ceiling", np.inf)
@@ -105,8 +109,15 @@ def _diverged(facts: Facts) -> str:
     return f"It diverged: in epoch {epoch} its cost {end}, {came}, {_crossed(facts)}"
 
 
+def _rose(lane: "xarray.Dataset") -> str:
+    """Diverged by its cost alone."""
+    rose = f"its cost rose from {_figure(lane, 'start_cost')} to {_figure(lane, 'final_cost')}"
+    known = UNSETTLED if is_unsettled(lane) else "no number has left the finite ones yet"
+    return f"It counts as diverged: {rose} in {_count(lane, 'epochs')} epochs, the last without a new low; {known}"
+
+
 def _pending(facts: Facts) -> str:
-    return "It has not been carried out"
+    return "It has not been run"
 
 
 def _fell(lane: "xarray.Dataset") -> str:
@@ -268,9 +279,12 @@ def _stable_rates(facts: Facts) -> str:
 
 def _end(lane: "xarray.Dataset") -> str:
     """How another setting ended; of several seeds, the median."""
-    cost, met, epoch = (float(lane[name].median()) for name in ("final_cost", "target_epoch", "best_epoch"))
-    when = f"lowest in epoch {epoch:.0f}" if np.isnan(met) else f"having met the target in epoch {met:.0f}"
-    return f"which ended at {cost:.6g}, {when}"
+    cost, met = (float(typical(lane, name)) for name in ("final_cost", "target_epoch"))
+    when = f"lowest in epoch {float(lane['best_epoch'].median()):.0f}"
+    if np.isfinite(met):
+        when = f"having met the target in epoch {met:.0f}"
+    lost = lost_seeds(lane)
+    return f"which ended at {cost:.6g}, {when}{f', with {lost}' * bool(lost)}"
 
 
 def _differences(lane: "xarray.Dataset", other: "xarray.Dataset") -> str:
