@@ -4,13 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxgd.outcome import DESCENDING, DIVERGED, OSCILLATING
+from jaxgd.outcome import AT_REST, DESCENDING, DIVERGED, OSCILLATING
 
 if TYPE_CHECKING:
     import xarray
 
 _NEEDED = ("outcome", "epochs", "window", "moves", "highest_update_norm", "rounding")
-_AT_REST = 8  # times the rounding of the params, as in `verdict`
 _STUCK = 1 / 64  # relative to the limit: further above it even swings of 16 roundings grow
 
 
@@ -40,7 +39,7 @@ def margins(table: "xarray.Dataset") -> "xarray.DataArray":
     share = share.where(moving, usual)
     with np.errstate(all="ignore"):
         ratio = (highest / rounding).fillna(0)
-        hidden = np.log(ratio.clip(min=_AT_REST)) / (2 * epochs * share)
+        hidden = np.log(ratio.clip(min=AT_REST)) / (2 * epochs * share)
         found = np.maximum(hidden, (0.25 / ratio).clip(max=_STUCK)).clip(max=1)
     return found.where((outcome != DIVERGED) & (epochs > 0))
 

@@ -17,6 +17,7 @@ from jaxgd import checks
 OUTCOMES = ("pending", "converged", "trapped", "oscillating", "descending", "diverged", "stopped")
 PENDING, CONVERGED, TRAPPED, OSCILLATING, DESCENDING, DIVERGED, STOPPED = range(7)
 ABSENT = len(OUTCOMES)  # no outcome, for there is no such lane: an optimizer that has fewer trials than another
+AT_REST = 8  # times the rounding of the params: updates up to that are rest, where the gradient vanishes
 NEVER = -1  # an epoch or an index that does not apply
 
 FIGURES = {
@@ -155,7 +156,7 @@ def judgement(figure: Mapping[str, Any], goal: Goal, xp: Any) -> Any:
     vanishes = slope <= within.gradient
     still = moves == 0
     flickers = (crossings > 0) & (figure["highest_cost"] <= figure["best_cost"] + 8 * eps * xp.abs(cost))
-    settles = vanishes & (still | (figure["highest_update_norm"] <= 8 * figure["rounding"]))
+    settles = vanishes & (still | (figure["highest_update_norm"] <= AT_REST * figure["rounding"]))
     settles |= within.is_given & vanishes
     settles |= flickers & (slope <= np.sqrt(eps) * start_norm)
     is_known = ~xp.isnan(within.minimum)

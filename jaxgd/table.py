@@ -11,6 +11,7 @@ import numpy as np
 from jaxgd import checks
 from jaxgd.outcome import (
     ABSENT,
+    AT_REST,
     CONVERGED,
     DESCENDING,
     DIVERGED,
@@ -410,22 +411,23 @@ def _spread(lanes: np.ndarray, count: int) -> list[int]:
 def epochs_missing(table: "xarray.Dataset") -> np.ndarray:
     """For lanes still descending, about how many more epochs they need at the pace of their last window.
 
-    By the pace at which the cost nears the known minimum, to the target or to within the tolerance;
-    or, if no minimum is known, by the pace at which the gradient norm shrinks. NaN where there is no
-    such pace.
+    By the pace at which the gradient norm shrinks, until gradient and updates are small enough for rest; or, if that
+    comes sooner, by the pace at which the cost nears the known minimum, to the target or to within the tolerance. NaN
+    where there is no such pace.
     """
     lanes = (table["outcome"] == DESCENDING).values
     figure = {name: table[name].values[lanes] for name in _PACE}
     minimum, target = table.attrs.get("minimum"), table.attrs.get("target", -np.inf)
     within = tolerances(figure, goal(minimum, table.attrs.get("tolerance")))
     with np.errstate(all="ignore"):
-        if minimum is None:
-            now, before, end = figure["gradient_norm"], figure["window_gradient_norm"], within.gradient
-        else:
-            now, end = figure["best_cost"] - minimum, np.maximum(within.cost, target - minimum)
-            before = now + figure["progress"]
-        missing = figure["window"] * np.log(end / now) / np.log(now / before)
-    return np.where(np.isfinite(missing) & (missing > 0), missing, np.nan)
+        begins = figure["window_gradient_norm"]
+        pace = np.log(figure["gradient_norm"] / begins) / figure["window"]
+        shares = within.gradient / begins, AT_REST * figure["rounding"] / figure["highest_update_norm"]
+        rest = np.log(np.fmin(*shares)) / pace  # both ends of a window must be so near: from its start on
+        now, end = figure["best_cost"] - within.minimum, np.fmax(within.cost, target - within.minimum)
+        sooner = np.log(end / now) / np.log(now / (now + figure["progress"])) * figure["window"]
+        missing = np.fmin(*(np.where(np.isfinite(epochs) & (epochs > 0), epochs, np.nan) for epochs in (rest, sooner)))
+    return missing
 
 
 _PACE = (
@@ -435,6 +437,9 @@ _PACE = (
     "start_gradient_norm",
     "gradient_norm",
     "window_gradient_norm",
+    "distance",
+    "rounding",
+    "highest_update_norm",
     "progress",
     "window",
 )

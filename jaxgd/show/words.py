@@ -186,7 +186,7 @@ def _single(lane: "xarray.Dataset") -> str:
     start, final = float(lane["start_cost"]), float(lane["final_cost"])
     after = f"after {_counted(epochs, 'epoch')}"
     if not np.isfinite(start):
-        return "The ball never rolled: its cost is not a number where it starts, which counts as diverged."
+        return "The ball never moved: its cost is not a number where it starts, which counts as diverged."
     if is_unsettled(lane):
         rose = f"the cost rose from {_number(start)} to {_number(final)}"
         return f"{after.capitalize()} the ball counts as diverged: {rose}; {UNSETTLED}."
@@ -194,7 +194,13 @@ def _single(lane: "xarray.Dataset") -> str:
         return f"The ball ran away: it started at a cost of {_number(start)} and diverged {after}."
     if end == "converged":
         return f"The ball converged {after}: the cost went from {_number(start)} to {_number(final)}."
-    verb = {"trapped": "stands still above the minimum", "oscillating": "still swings across the valley"}
+    verb = {
+        "trapped": "is at rest above the minimum",
+        "oscillating": "still swings across the valley",
+        "stopped": "is at rest, though the gradient there is not zero",
+    }
+    if end == "stopped" and float(lane["start_gradient_norm"]) == 0:
+        return f"The ball never moved: the gradient is zero where it starts, at a cost of {_number(start)}."
     said = verb.get(end, "is still on its way")
     return f"{after.capitalize()} the ball {said}: the cost went from {_number(start)} to {_number(final)}."
 
@@ -209,7 +215,7 @@ def _shares(codes: np.ndarray) -> str:
 
 
 def _be(name: str, count: int) -> str:
-    if name in ("converged", "diverged"):
+    if name in ("converged", "diverged", "stopped"):
         return name
     return f"{'was' if count == 1 else 'were'} {'still ' * (name == 'descending')}{name}"
 
