@@ -224,12 +224,37 @@ def _along_the_way(facts: Facts) -> str:
 
 
 def _without_rule(facts: Facts) -> str:
-    seen = facts.course.sharpness[np.isfinite(facts.course.sharpness)]
+    if facts.adaptive is not None and np.isfinite(facts.adaptive.limits).any():
+        return _with_preconditioner(facts)
+    span = _span(facts.course.sharpness)
     whose = facts.optimizer or "this optimizer"
-    span = f"{seen.min():.4g}"
-    span += "" if np.isclose(seen.min(), seen.max(), rtol=1e-3) else f" … {seen.max():.4g}"
     rate = "" if facts.rate is None else f" at a rate of {facts.rate:.4g}"
     return f"the sharpness on its way was {span}{rate}, and for {whose} theory knows no limit to compare it with"
+
+
+def _with_preconditioner(facts: Facts) -> str:
+    """The rate of an optimizer that preconditions, against what its own state allowed: at last, and along the way."""
+    looks = np.isfinite(facts.adaptive.limits)
+    curves, limits = facts.course.preconditioned[looks], facts.adaptive.limits[looks]
+    beyond = np.flatnonzero(facts.rate > limits)
+    side = "above" if facts.rate > limits[-1] else "not above"
+    where = "at its last params" if looks[-1] else "at the last params where it is finite"
+    said = (
+        f"{where} the sharpness, preconditioned by its own state, is {curves[-1]:.4g}, for which theory allows rates "
+    )
+    said += f"up to {facts.adaptive.formula} = {limits[-1]:.4g}, and its rate of {facts.rate:.4g} is {side} that; "
+    said += f"along its way the limit was {_span(limits)}, and the rate "
+    if not beyond.size:
+        return said + "never above it"
+    return (
+        said
+        + f"above it in {beyond.size} of {limits.size} looks, first in epoch {facts.course.epoch[looks][beyond[0]]}"
+    )
+
+
+def _span(values: np.ndarray) -> str:
+    seen = values[np.isfinite(values)]
+    return f"{seen.min():.4g}" + ("" if np.isclose(seen.min(), seen.max(), rtol=1e-3) else f" … {seen.max():.4g}")
 
 
 # --- what did better ---
