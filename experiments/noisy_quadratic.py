@@ -114,7 +114,7 @@ def _picture(found: Found, epochs: int):
             axes.semilogy(epoch[1:], costs[1:], color=color, label=f"α = {rate:g}")
             axes.axhline(steady, color=color, linestyle="--", linewidth=1)
         axes.set(xlabel="epoch", ylabel="mean cost, and the steady risk")
-        axes.legend()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.15), ncols=len(RATES), fontsize=8)
     return figure
 
 
