@@ -115,7 +115,8 @@ def explained(folder: Path, asked: Mapping[str, Any]) -> Facts:
     course = followed(run.plan, index, _length(figures), diagonal)
     adaptive = None
     if has_diagonal:
-        adaptive = Adaptive(FORMULAS[rule], known_limit(optimizer.name, course.preconditioned, stated))
+        allowed = known_limit(optimizer.name, course.preconditioned, stated)
+        adaptive = Adaptive(FORMULAS[rule], np.where(course.epoch > 0, allowed, np.nan))
     beside = _nearest_converged(table, index)
     try:
         winner = best(table, run.config.run.select)

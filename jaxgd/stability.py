@@ -199,14 +199,15 @@ def preconditioner(optimizer: str, state: PyTree, hyperparameters: Mapping[str, 
       hyperparameters: what the optimizer is given besides its rate, by name; what is left out is as in optax.
 
     Returns:
-      p, a tree with the structure and shapes of the params. NaN before the first update, where nothing is averaged yet.
+      p, a tree with the structure and shapes of the params. Before the first update nothing is averaged yet: NaN where
+      the average is corrected, as in Adam; of ε alone where it is not, as in RMSProp.
 
     Raises:
       ValueError: another optimizer, or a state that holds no average of squared gradients, or several.
 
     >>> adam = optax.adam(0.1)
     >>> _, state = adam.update(jnp.array([3.0, -4.0]), adam.init(jnp.zeros(2)))
-    >>> print(preconditioner("adam", state, {}).round(3))
+    >>> print(preconditioner("adam", state, {}).round())
     [3. 4.]
     """
     if optimizer not in PRECONDITIONED:

@@ -305,6 +305,7 @@ def test_preconditioners_that_no_state_holds():
     with pytest.raises(ValueError, match=r"state holds 2 averages"):
         preconditioner("adam", two.init(1.0), {})
     assert np.isnan(preconditioner("adam", optax.adam(0.1).init(jnp.ones(2)), {})).all()  # nothing averaged yet
+    np.testing.assert_allclose(preconditioner("rmsprop", optax.rmsprop(0.1).init(jnp.ones(2)), {}), 1e-4)  # √ε
 
 
 @given(st.floats(0, 0.99), st.floats(0, 1), st.floats(-0.5, 1e3))
