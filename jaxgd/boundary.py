@@ -14,7 +14,7 @@ _STUCK = 1 / 64  # relative to the limit: further above it even swings of 16 rou
 
 
 def margins(table: "xarray.Dataset") -> "xarray.DataArray":
-    """max(log(u/ρ)/(2n), ρ/(4u)):   how far below a value at which a lane looks stable, relatively, the boundary may lie.
+    """max(log(u/ρ)/(2n), ρ/(4u)):   how far below a value that looks stable, relatively, the boundary may lie.
 
     At a learning rate of (1 + δ) times the limit of gradient descent, the steepest direction grows by 1 + 2δ with each
     update (with momentum, faster). Rounding starts every direction at ρ, so that it has ρ(1 + 2δ)ⁿ after n updates.

@@ -426,8 +426,7 @@ def epochs_missing(table: "xarray.Dataset") -> np.ndarray:
         rest = np.log(np.fmin(*shares)) / pace  # both ends of a window must be so near: from its start on
         now, end = figure["best_cost"] - within.minimum, np.fmax(within.cost, target - within.minimum)
         sooner = np.log(end / now) / np.log(now / (now + figure["progress"])) * figure["window"]
-        missing = np.fmin(*(np.where(np.isfinite(epochs) & (epochs > 0), epochs, np.nan) for epochs in (rest, sooner)))
-    return missing
+        return np.fmin(*(np.where(np.isfinite(epochs) & (epochs > 0), epochs, np.nan) for epochs in (rest, sooner)))
 
 
 _PACE = (

@@ -4,7 +4,9 @@ import shlex
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import small
 import xarray
@@ -167,7 +169,9 @@ seed = { values = [7, 8] }
 def test_other_optimizers_trials_and_seeds():
     folder = run("optimizers", OPTIMIZERS)
     adam = told(folder, optimizer="adam", learning_rate=1e-4)
-    assert "the sharpness on its way was 2 at a rate of 0.0001, and for adam theory knows no limit" in adam
+    assert (
+        "theory allows rates up to (2 + 2β₁)/((1 − β₁)λ) = " in adam and "its rate of 0.0001 is not above that" in adam
+    )
     nesterov = explained(folder, {"optimizer": "nesterov", "learning_rate": 0.8})
     assert (
         "0.8 × 2 = 1.6 at the minimum, above the limit of (2 + 2β)/(1 + 2β) = 1.5 for momentum 0.5"
@@ -183,6 +187,39 @@ def test_other_optimizers_trials_and_seeds():
         explained(folder, {})
     with pytest.raises(ConfigError, match="did you mean nesterov"):
         explained(folder, {"optimizer": "nestero", "learning_rate": 0.8})
+
+
+RMSPROP = """
+[cost]
+expression = "x**2"
+[start]
+x = 3.0
+[optimizer]
+name = "rmsprop"
+learning_rate = 0.5
+[run]
+epochs = 60
+precision = "float64"
+"""
+
+
+def test_the_limit_of_an_optimizer_that_preconditions_is_that_of_its_own_state():
+    """As ν fades with the gradient the limit falls below the rate; what optax's own loop divides by is the measure."""
+    optimizer, limits = optax.rmsprop(0.5), []
+    with jax.enable_x64(True):
+        x = jnp.array(3.0)
+        state = optimizer.init(x)
+        for _ in range(60):
+            grads = 2 * x
+            updates, state = optimizer.update(grads, state, x)
+            x += updates
+            limits.append(float(0.5 * grads / -updates))  # 2/λ with λ = 2/p, and p = ηg/−u: p itself
+    facts = explained(run("rmsprop", RMSPROP), {})
+    np.testing.assert_allclose(facts.adaptive.limits, [np.nan, *limits], rtol=1e-9)
+    above = np.flatnonzero(np.array(limits) < 0.5) + 1
+    said = " ".join(sentences(facts))
+    assert f"2/λ = {limits[-1]:.4g}, and its rate of 0.5 is above that" in said
+    assert f"the rate above it in {len(above)} of 60 looks, first in epoch {above[0]}" in said
 
 
 @pytest.mark.parametrize(

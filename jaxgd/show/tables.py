@@ -247,10 +247,15 @@ def edge_words(table: "xarray.Dataset", along: str) -> list[str]:
 def _limit_words(table: "xarray.Dataset", along: str) -> list[str]:
     """Up to which rate theory calls the rule stable, where it knows."""
     limit = table.get("known_limit")
-    if limit is None or limit.attrs["along"] != along or not np.isfinite(limit).any():
+    if limit is None or limit.attrs["along"] != along:
         return []
+    if not np.isfinite(limit).any():
+        return [f"known limit {formula}", _OF_EACH_LANE] if (formula := table["limit_formula"].item()) else []
     said = [np.unique(values[np.isfinite(values)])[[0, -1]] for values in (limit.values, table["sharpness"].values)]
     return [f"known limit {table['limit_formula'].item()} = {_span(*said[0])}", f"at sharpness λ = {_span(*said[1])}"]
+
+
+_OF_EACH_LANE = "λ preconditioned by the optimizer's state, so each lane has its own: jaxgd explain gives it"
 
 
 def _span(low: Any, high: Any) -> str:
