@@ -1,6 +1,6 @@
 """How closely so many epochs can place the boundary of stability."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -42,16 +42,6 @@ def margins(table: "xarray.Dataset") -> "xarray.DataArray":
         hidden = np.log(ratio.clip(min=AT_REST)) / (2 * epochs * share)
         found = np.maximum(hidden, (0.25 / ratio).clip(max=_STUCK)).clip(max=1)
     return found.where((outcome != DIVERGED) & (epochs > 0))
-
-
-def surely_stable(values: "xarray.DataArray", table: "xarray.Dataset", below: Any) -> "xarray.DataArray":
-    """The values, each less its margin, below which those up to it are stable for certain; NaN where nothing is known.
-
-    Args:
-      values: of the dimension along which stability ends.
-      below: condition on the values, as those smaller than the first at which a lane diverged.
-    """
-    return (values - abs(values) * margins(table)).where(below)
 
 
 def _median(values: np.ndarray) -> float:

@@ -32,6 +32,8 @@ class LearningRate(NamedTuple):
     high: float
     edge: float  # the largest rate above the best before the first that diverges; NaN: none does
     below_edge: float  # edge / best
+    unstable: float  # the first that diverges
+    surely_stable: float  # the boundary lies between this and `unstable`, as far as so many epochs tell
     ties: int  # rates that do exactly as well as the best, itself included
     by: str  # the figure that was compared
     factor: float
@@ -54,7 +56,8 @@ class LearningRate(NamedTuple):
             said += "; it is the end of the range tried: widen it"
         if np.isnan(self.edge):
             return f"{said}; none above it diverges, up to {self._last:.3g}"
-        return f"{said}; diverges above {self.edge:.6g}, {self.below_edge:.3g} times the best"
+        between = f"so many epochs place the boundary between {self.surely_stable:.6g} and {self.unstable:.6g}"
+        return f"{said}; diverges above {self.edge:.6g}, {self.below_edge:.3g} times the best ({between})"
 
     @property
     def _first(self) -> float:
@@ -107,7 +110,8 @@ def find_learning_rate(
       factor: how close to the best is good enough, as in `best_rates`.
 
     Returns:
-      A `LearningRate`: `best`, `low`, `high`, `edge`, `below_edge`, `ties` and the whole `table`.
+      A `LearningRate`: `best`, `low`, `high`, `edge`, `below_edge`, `unstable`, `surely_stable`, `ties` and the whole
+      `table`.
 
     Raises:
       ValueError, TypeError: a range that is none, an optimizer that already has its rate, a figure that
@@ -147,7 +151,8 @@ def find_learning_rate(
         table = xarray.concat([coarse, fine], "learning_rate", data_vars="all", combine_attrs="override")
         table = table.drop_duplicates("learning_rate").sortby("learning_rate")
     answer = best_rates(table, by=by, factor=factor)
-    figures = {name: float(answer[name]) for name in ("best", "low", "high", "edge", "below_edge")}
+    names = ("best", "low", "high", "edge", "below_edge", "unstable", "surely_stable")
+    figures = {name: float(answer[name]) for name in names}
     return LearningRate(**figures, ties=int(answer["ties"]), by=by, factor=factor, table=table)
 
 
@@ -173,7 +178,8 @@ def best_rates(
       A Dataset over the other dimensions: `best` and its `score`; `low` and `high`, between which
       every rate tried comes within the factor; `ties`, how many rates share the best score; `edge`,
       the largest rate above the best before the first at which any seed diverged, and `unstable`,
-      that one; `below_edge`, edge / best; `changes`, how often neighbours differ in whether they
+      that one; `surely_stable`, up to which so many epochs tell that none diverges (see `edges`);
+      `below_edge`, edge / best; `changes`, how often neighbours differ in whether they
       diverged; `diverged`, the share of seeds that diverged at the best. NaN where there is no such
       rate: where every lane diverged; of the edge, where none above the best did, or a seed at the best.
 
@@ -193,6 +199,7 @@ def best_rates(
         "rates": table[along].astype(float).broadcast_like(ran.isel(dict.fromkeys(replicates, 0), drop=True)),
         "diverged": diverged.mean(replicates),
         "ran": ran.all(replicates),
+        "margin": margins(table).max(replicates),
     }
     figures |= {f"merit {place}": merit for place, merit in enumerate(merits(table, by))}
     others = [name for name in figures["diverged"].dims if name != dimension]
@@ -209,7 +216,19 @@ def best_rates(
 
 
 _SCORES = ("final_cost", "best_cost", "target_epoch")
-ANSWERS = ("best", "score", "low", "high", "ties", "edge", "unstable", "below_edge", "changes", "diverged")
+ANSWERS = (
+    "best",
+    "score",
+    "low",
+    "high",
+    "ties",
+    "edge",
+    "unstable",
+    "surely_stable",
+    "below_edge",
+    "changes",
+    "diverged",
+)
 
 
 class CriticalRate(NamedTuple):
@@ -412,7 +431,7 @@ def _answer(figures: dict[str, np.ndarray], allowed: Callable[[float], float]) -
     """What `best_rates` says of one row of rates."""
     there = figures["ran"] & ~np.isnan(figures["rates"])
     order = np.flatnonzero(there)[np.argsort(figures["rates"][there], kind="stable")]
-    rates, share = figures["rates"][order], figures["diverged"][order]
+    rates, share, margin = (figures[name][order] for name in ("rates", "diverged", "margin"))
     lost, score, *others = (values[order] for name, values in figures.items() if name.startswith("merit"))
     if not there.any():
         return {}
@@ -431,4 +450,7 @@ def _answer(figures: dict[str, np.ndarray], allowed: Callable[[float], float]) -
         edge = rates[best + above[0] - 1]
         ratio = edge / rates[best] if rates[best] else np.nan  # nothing is so many times 0
         answer |= {"edge": edge, "unstable": rates[best + above[0]], "below_edge": ratio}
+        surely = (rates - np.abs(rates) * margin)[: best + above[0]]
+        if np.isfinite(surely).any():
+            answer["surely_stable"] = np.nanmax(surely)
     return answer

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxgd import checks
+from jaxgd.boundary import margins
 from jaxgd.outcome import (
     ABSENT,
     AT_REST,
@@ -44,7 +45,7 @@ COUNTS = (
 MAYBE_NEVER = ("target_epoch", "diverged_epoch", "minimum")
 REPLICATES = ("seed", "network_seed", "data_seed")  # dimensions that repeat a setting rather than change it
 _ALIGNED = 64  # bytes: where a variable may begin
-EDGES = ("low", "high", "stable", "unstable", "changes")  # what `edges` says
+EDGES = ("low", "high", "stable", "unstable", "surely_stable", "changes")  # what `edges` says
 METRICS = tuple(f"{part}_{what}" for what in ("cost", "accuracy") for part in ("train", "validation", "test"))
 
 
@@ -322,8 +323,10 @@ def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
     Returns:
       A Dataset over the other dimensions: `low` and `high`, the smallest and the largest value at
       which a lane converged; `stable`, the largest value at which one did not diverge, and
-      `unstable`, the next value above it at which one did (NaN where there is none); `changes`,
-      how often neighbours differ in whether they diverged (more than 1 or 2: the boundary is not one edge).
+      `unstable`, the next value above it at which one did (NaN where there is none); `surely_stable`,
+      up to which so many epochs tell that none diverges, so that the boundary lies between that and
+      `unstable`, by the margin of `boundary.margins`, which is that of a learning rate; `changes`, how
+      often neighbours differ in whether they diverged (more than 1 or 2: the boundary is not one edge).
 
     Raises:
       ValueError: the table has no such dimension, or its values are not numbers.
@@ -347,12 +350,14 @@ def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
     converged, diverged, there = outcome == CONVERGED, outcome == DIVERGED, outcome != ABSENT
     stable = values.where(~diverged & has_run(outcome)).max(along)
     above = values.where(diverged & ~(values <= stable)).min(along)
+    first = values.where(diverged).min(along).fillna(np.inf)
     return xarray.Dataset(
         {
             "low": values.where(converged).min(along),
             "high": values.where(converged).max(along),
             "stable": stable,
             "unstable": above,
+            "surely_stable": (values - abs(values) * margins(table)).where(values < first).max(along),
             "changes": ((diverged.astype(int).diff(along) != 0) & (there.astype(int).diff(along) == 0)).sum(along),
         }
     )

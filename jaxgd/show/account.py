@@ -77,18 +77,18 @@ def _stopped(facts: Facts) -> str:
     lane = facts.figures
     if not lane["start_gradient_norm"] > 0:
         return f"It never moved: its gradient is zero at the start, {_place(facts)}, {_curvature(facts)}"
-    slope = f"its gradient norm {_figure(lane, 'gradient_norm')}"
-    at = f"It stopped: nothing moves any more at {_place(facts)}, where the cost is {_figure(lane, 'final_cost')} and {slope}"
-    zero = (
-        "its optimizer's update is zero there: a projection, weight decay, a frozen param, or a schedule that has ended"
+    cost, slope = _figure(lane, "final_cost"), _figure(lane, "gradient_norm")
+    at = (
+        f"It stopped: nothing moves any more at {_place(facts)}, where the cost is {cost} and its gradient norm {slope}"
     )
+    zero = "its optimizer's update is zero: a projection, weight decay, a frozen param, or a schedule that has ended"
     if facts.rate is None:
         return f"{at}; either {zero}; or the update is below the rounding of the params"
     steps = facts.rate, facts.rate * float(lane["gradient_norm"])
     if max(steps if facts.rule is None else steps[1:]) > float(lane["rounding"]):
         return f"{at}; {zero}"
     rounding = f"below the rounding of the params, {_figure(lane, 'rounding')}"
-    return f"{at}; rate × gradient norm is {facts.rate:.4g} × {_figure(lane, 'gradient_norm')} = {steps[1]:.4g}, {rounding}"
+    return f"{at}; rate × gradient norm is {facts.rate:.4g} × {slope} = {steps[1]:.4g}, {rounding}"
 
 
 def _curvature(facts: Facts) -> str:
@@ -107,9 +107,8 @@ def _limited_by_rounding(lane: "xarray.Dataset") -> str:
     left, all_of_it = float(lane["gradient_norm"]), float(lane["start_gradient_norm"])
     if np.isfinite(lane["target_epoch"]) or not left > eps**0.75 * all_of_it:
         return ""
-    return (
-        f"; the rounding of its params, {_figure(lane, 'rounding')}, lets it come no nearer (gradient norm {left:.4g})"
-    )
+    rounding = f"the rounding of its params, {_figure(lane, 'rounding')}"
+    return f"; {rounding}, lets it come no nearer (gradient norm {left:.4g})"
 
 
 def _oscillating(facts: Facts) -> str:

@@ -238,6 +238,8 @@ def edge_words(table: "xarray.Dataset", along: str) -> list[str]:
     unstable, gone = edge["unstable"].values, np.isnan(edge["stable"].values) & np.isfinite(edge["unstable"].values)
     if (begins := np.isfinite(unstable) & ~gone).any():
         said.append(f"diverges from {_span(unstable[begins].min(), unstable[begins].max())} on")
+        if begins.ndim == 0 and np.isfinite(edge["surely_stable"]) and int(edge["changes"]) == 1:
+            said[-1] += f" (the boundary is above {float(edge['surely_stable']):.4g})"
     if gone.any():
         where = f" for {thousands(gone.sum())} of {thousands(gone.size)} {' × '.join(edge.dims)}" if edge.dims else ""
         said.append(f"diverges at every value{where}")
