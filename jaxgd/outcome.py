@@ -17,6 +17,7 @@ from jaxgd import checks
 OUTCOMES = ("pending", "converged", "trapped", "oscillating", "descending", "diverged", "stopped")
 PENDING, CONVERGED, TRAPPED, OSCILLATING, DESCENDING, DIVERGED, STOPPED = range(7)
 ABSENT = len(OUTCOMES)  # no outcome, for there is no such lane: an optimizer that has fewer trials than another
+AT_REST = 8  # times the rounding of the params: updates up to that are rest, where the gradient vanishes
 NEVER = -1  # an epoch or an index that does not apply
 
 FIGURES = {
@@ -35,8 +36,8 @@ FIGURES = {
     "rounding": "rounding of the params, √Σ (eps·x)², at the start or of the last finite state, whichever is larger",
     "window": "updates in the lane's last segment",
     "progress": "how far the window lowered the lowest cost",
-    "moves": "updates in the window that changed a param by more than rounding; at least 1 if the window as a whole did",
-    "crossings": "turns in the window: successive moves that point against each other; over minibatches, turns of the cost",
+    "moves": "updates from the window's states, the last included, that change a param by more than rounding",
+    "crossings": "turns: successive moves that point against each other; over minibatches, turns of the cost",
     "growths": "swings in the window, from turn to turn, whose highest update norm outgrew that of the swing before",
     "highest_update_norm": "highest norm of an update in the window",
     "swing_update_norm": "highest norm of an update in the last two swings of the window",
@@ -73,15 +74,20 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
     5 diverged: cost or params left the finite numbers, or cost passed the ceiling; but not if the last finite state has
       reached the known minimum, and only its gradient is not a number, as that of a norm at 0.
     1 converged: the target was met; or the known minimum is reached; or the lane is at rest, its gradient vanishes, and
-      no minimum is known, or the cost is no further above it than 8 eps·max(|cost|, |m|) + gradient norm · distance.
-    2 trapped: at rest, its gradient vanishes, though not from the start on, and the cost lies above the known minimum.
+      the cost is above the known minimum by at most 8 eps·max(|cost|, |m|), and the lesser of gradient norm · distance
+      and √eps·(start cost − m); or, where none is known, is no higher than the start's, to 64 eps of the costs.
+    2 trapped: at rest, its gradient vanishes, though not from the start on, and the cost lies above the known minimum,
+      or above the start's.
     6 stopped: at rest, and the gradient does not vanish, or was zero from the start.
     5 diverged, but slowly: no new low in the window, and the cost is above the start's, or was never below it, where
       most moves turn, and at least three in four swings outgrow the one before; or where no move turns, the cost was
-      never below the start's, and at the pace of the window would not be back there after as many epochs again.
-    4 descending: the window lowered the lowest cost by more than 8 eps·|cost|; or no move turns; or the swings shrink:
-      the last two are less than a tenth of the widest, or less than nine tenths, where at most one in four outgrew
-      the one before, or less by more than rounding, where none did.
+      never below the start's, and at the pace of the window cost or gradient norm, by differences and by ratios, would
+      not be back at the start's after as many epochs again.
+    4 descending: the window lowered the lowest cost by more than 8 eps·|cost|, but not by less than a hundredth of the
+      costs' range in the window, where most moves turn, and more than one in four swings outgrew the one before; or no
+      move turns; or the swings shrink: the last two are less than a tenth of the widest, where at most half of them
+      outgrew the one before, or less than nine tenths, where at most one in four did, or less by more than rounding,
+      where none did.
     3 oscillating: the rest, which moves within bounds and gets no lower.
 
     A lane that passes over several minibatches is judged by the cost of the whole data over its last at most 10 epochs,
@@ -150,17 +156,19 @@ def judgement(figure: Mapping[str, Any], goal: Goal, xp: Any) -> Any:
     vanishes = slope <= within.gradient
     still = moves == 0
     flickers = (crossings > 0) & (figure["highest_cost"] <= figure["best_cost"] + 8 * eps * xp.abs(cost))
-    settles = vanishes & (still | (figure["highest_update_norm"] <= 8 * figure["rounding"]))
+    settles = vanishes & (still | (figure["highest_update_norm"] <= AT_REST * figure["rounding"]))
     settles |= within.is_given & vanishes
     settles |= flickers & (slope <= np.sqrt(eps) * start_norm)
     is_known = ~xp.isnan(within.minimum)
-    near = xp.where(is_known, above <= within.flat, (start_norm > 0) | within.is_given)
+    start_cost = figure["start_cost"]
+    is_high = cost > start_cost + 64 * eps * xp.maximum(xp.abs(start_cost), xp.abs(cost))
+    near = xp.where(is_known, above <= within.flat, ((start_norm > 0) & ~is_high) | within.is_given)
     lost = (figure["diverged_epoch"] >= 0) & ~(arrived & xp.isnan(gradient_norm))
     rules = [
         (PENDING, ~(figure["epochs"] >= 0)),
         (DIVERGED, lost),
         (CONVERGED, (figure["target_epoch"] >= 0) | arrived | (settles & near)),
-        (TRAPPED, settles & is_known & (start_norm > 0)),
+        (TRAPPED, settles & (is_known | is_high) & (start_norm > 0)),
         (STOPPED, still),
         (DIVERGED, _runs_away(figure, xp)),
         (DESCENDING, _descends(figure, xp)),
@@ -178,6 +186,8 @@ def _runs_away(figure: Mapping[str, Any], xp: Any) -> Any:
     grows = (2 * crossings >= figure["moves"]) & (4 * figure["growths"] >= 3 * crossings)
     epochs, window = (xp.asarray(figure[name], cost.dtype) for name in ("epochs", "window"))
     returns = (figure["highest_cost"] - cost) * epochs >= (cost - start_cost) * window
+    slope, start_slope = figure["gradient_norm"], figure["start_gradient_norm"]
+    returns &= xp.log(figure["window_gradient_norm"] / slope) * epochs >= xp.log(slope / start_slope) * window
     climbs = (crossings == 0) & never_below & risen & ~returns
     late, before, best = (figure[name] for name in ("late_cost", "window_cost", "best_cost"))
     since = epochs - xp.asarray(figure["best_epoch"], cost.dtype)
@@ -193,9 +203,12 @@ def _descends(figure: Mapping[str, Any], xp: Any) -> Any:
     cost, crossings, growths = (figure[name] for name in ("final_cost", "crossings", "growths"))
     swing, widest = figure["swing_update_norm"], figure["highest_update_norm"]
     eps = np.finfo(cost.dtype).eps
-    lowers = figure["progress"] > 8 * eps * xp.abs(cost)
+    swings = (2 * crossings >= figure["moves"]) & (4 * growths > crossings)
+    by_chance = swings & (100 * figure["progress"] < figure["highest_cost"] - figure["best_cost"])
+    lowers = (figure["progress"] > 8 * eps * xp.abs(cost)) & ~by_chance
     rounding = xp.asarray(figure["window"] * eps, cost.dtype)
-    shrinks = (10 * swing < widest) | ((10 * swing < 9 * widest) & (4 * growths <= crossings))
+    shrinks = (10 * swing < widest) & (2 * growths <= crossings)
+    shrinks |= (10 * swing < 9 * widest) & (4 * growths <= crossings)
     shrinks |= (swing < widest * (1 - rounding)) & (growths == 0)
     late, before = figure["late_cost"], figure["window_cost"]
     fallen = before - late
@@ -218,7 +231,8 @@ def tolerances(figure: Mapping[str, Any], goal: Goal, xp: Any = np) -> Tolerance
     """What counts as there, as `verdict` describes it.
 
     Args:
-      figure: arrays; `final_cost`, `best_cost`, `gradient_norm`, `start_gradient_norm`, `distance` and `rounding`.
+      figure: arrays; `start_cost`, `final_cost`, `best_cost`, `gradient_norm`, `start_gradient_norm`, `distance` and
+        `rounding`.
       goal: with a tolerance in place of both of the cost's; or, where no minimum is known, of the gradient's.
       xp: NumPy, or jax.numpy.
     """
@@ -233,11 +247,13 @@ def tolerances(figure: Mapping[str, Any], goal: Goal, xp: Any = np) -> Tolerance
     minimum = xp.where(best < minimum - allowed, xp.asarray(np.nan, cost.dtype), minimum)
     near = 8 * eps * xp.maximum(xp.abs(minimum), xp.abs(cost))
     share = xp.where(8 * 64 * rounding <= distance, 64 * rounding / xp.where(distance > 0, distance, 1), 0)
+    fall = np.sqrt(eps) * xp.maximum(figure["start_cost"] - minimum, 0)
+    slope = xp.minimum(gradient_norm * distance, fall)
     gradient = start_norm * xp.maximum(share, xp.asarray(eps**0.75, cost.dtype))
     return Tolerances(
         minimum,
         xp.where(given, tolerance, near),
-        xp.where(given, tolerance, near + gradient_norm * distance),
+        xp.where(given, tolerance, near + slope),
         xp.where(given & ~stated, tolerance, gradient),
         given & ~stated,
     )

@@ -56,7 +56,7 @@ def sweep(
       tolerance: as in `outcome.verdict`.
       run: a folder that keeps the results, batch by batch; the same sweep run again goes on from there.
         `jaxgd report FOLDER` makes its pictures and its report.
-      paths: how many lanes are carried out again for these, record by record; by default as many as the folder
+      paths: how many lanes are run again for these, record by record; by default as many as the folder
         keeps, and where it keeps none an eighth, 8 to 48. Another number makes them again. It goes with `run`.
       executor: any `concurrent.futures.Executor`; by default one thread per CPU core, or per accelerator.
 

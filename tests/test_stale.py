@@ -238,6 +238,14 @@ def test_traces_of_earlier_calls_do_not_fill_the_memory(monkeypatch):
         assert traces.cache_info().currsize < 400
 
 
+def test_a_trace_that_fails_leaves_no_more_traces_than_one_that_does_not(monkeypatch):
+    limited = []
+    monkeypatch.setattr(afresh, "_limit_traces", lambda: limited.append(True))
+    with pytest.raises(RuntimeError, match="of the lane"), afresh.new_context():
+        raise RuntimeError("of the lane")
+    assert limited == [True]
+
+
 def test_data_that_is_edited_in_place_is_read_at_the_call():
     rows = np.arange(8, dtype=np.float32), np.arange(8, dtype=np.float32)
 
