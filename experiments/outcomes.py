@@ -447,7 +447,7 @@ def compared(of: Study, table: Any, truth: Truth, eps: float) -> list[Lane]:
 
 
 def _same(cost: np.ndarray, truth: Truth, eps: float) -> np.ndarray:
-    """Which lanes have taken the oracle's path, though rounding differs: two costs within 1 %, or both at the bottom."""
+    """Which lanes have taken the oracle's path, though rounding differs: costs within 1 %, or both at the bottom."""
     with np.errstate(all="ignore"):
         fall = truth.begin.first - np.fmin(truth.begin.low, truth.ahead.low)
         allowed = np.fmax(0.01 * np.abs(truth.own.first), np.sqrt(eps) * fall)
@@ -479,7 +479,15 @@ FORBIDDEN: dict[str, Callable[[Lane], bool]] = {
     ),
     "descending, though at rest": lambda lane: lane.outcome == "descending" and lane.truth in ("converged", "stopped"),
 }
-EXCEPTIONS: dict[tuple[str, str, str, str], str] = {}  # dtype, problem, optimizer, learning rate to 3 digits: reason
+# dtype, problem, optimizer, learning rate to 3 digits: reason
+EXCEPTIONS: dict[tuple[str, str, str, str], str] = {
+    (
+        "float64",
+        "BEALE",
+        "Adam",
+        "0.818",
+    ): "chaos: the oracle has cost 0 exactly, jaxgd swings by 1e-11",
+}
 
 
 def forbidden(lanes: Sequence[Lane]) -> dict[str, list[Lane]]:
