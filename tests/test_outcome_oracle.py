@@ -15,7 +15,7 @@ pytestmark = [
 
 
 def test_no_outcome_contradicts_ten_times_as_many_epochs(tmp_path, capsys):
-    found = outcomes.main(["--problems", "BEALE", "--epochs", "300", "--rates", "8", "--keep", str(tmp_path)])
+    found = outcomes.main(["--problems", "HIMMELBCLS", "--epochs", "1000", "--rates", "8", "--keep", str(tmp_path)])
     assert set(found) == {"float32", "float64"}
     for dtype, lanes in found.items():
         assert len(lanes) == 8 * len(outcomes.USUAL | outcomes.UNUSUAL)
