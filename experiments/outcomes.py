@@ -447,10 +447,10 @@ def compared(of: Study, table: Any, truth: Truth, eps: float) -> list[Lane]:
 
 
 def _same(cost: np.ndarray, truth: Truth, eps: float) -> np.ndarray:
-    """Which lanes have taken the oracle's path, though rounding differs: costs within 1 %, or both at the bottom."""
+    """Which lanes have taken the oracle's path, though rounding differs: costs within 0.1 %, or both at the bottom."""
     with np.errstate(all="ignore"):
         fall = truth.begin.first - np.fmin(truth.begin.low, truth.ahead.low)
-        allowed = np.fmax(0.01 * np.abs(truth.own.first), np.sqrt(eps) * fall)
+        allowed = np.fmax(1e-3 * np.abs(truth.own.first), np.sqrt(eps) * fall)
         return ~np.isfinite(truth.own.first) | truth.begin.broken | (np.abs(cost - truth.own.first) <= allowed)
 
 
