@@ -13,7 +13,7 @@ from jaxgd import checks
 from jaxgd import plan as plans
 from jaxgd.boundary import margins
 from jaxgd.descent import Descent, Metrics
-from jaxgd.outcome import DIVERGED, OSCILLATING, OUTCOMES, has_run
+from jaxgd.outcome import DIVERGED, OSCILLATING, OUTCOMES, has_run, warn_below_minimum
 from jaxgd.sweep import in_memory
 from jaxgd.table import METRICS, REPLICATES, is_accuracy, merits
 from jaxgd.trace import check_untraced
@@ -150,6 +150,7 @@ def find_learning_rate(
         fine = in_memory(plans.over(plan, {"learning_rate": finer}))  # of the same trace
         table = xarray.concat([coarse, fine], "learning_rate", data_vars="all", combine_attrs="override")
         table = table.drop_duplicates("learning_rate").sortby("learning_rate")
+    warn_below_minimum(table["best_cost"], minimum, None)
     answer = best_rates(table, by=by, factor=factor)
     names = ("best", "low", "high", "edge", "below_edge", "unstable", "surely_stable")
     figures = {name: float(answer[name]) for name in names}

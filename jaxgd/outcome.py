@@ -5,6 +5,7 @@ lane's last segment, as `watch` describes it. The verdict asks how the params mo
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -65,10 +66,11 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
     - The cost has reached the known minimum m if |cost − m| ≤ 8 eps·max(|cost|, |m|), or ≤ tolerance. A cost lower
       than that shows that m is no minimum: the lane is judged without it.
     - The gradient vanishes if its norm at both ends of the window is at most g₀·max(eps^¾, 64 ρ/distance). The second
-      term is the rounding of the params times the mean curvature g₀/distance of the way; it counts up to 1/8.
+      term is the rounding of the params times the mean curvature g₀/distance of the way; it counts up to √eps.
     - The lane is at rest if no update in the window, nor the window as a whole, changed a param by more than
-      4 eps·|param|. Where the gradient vanishes, it also is if no update norm exceeds 8 ρ; or if the lane only turns
-      to and fro, with costs within 8 eps·|cost| of the lowest ever, and gradient norms within √eps·g₀.
+      4 eps·|param|. Where the gradient vanishes, it also is if updates are rounding: if the highest update norm is at
+      most 8 ρ, where most moves turn; else at most 8 ρ/window. It also is if the lane turns, with costs within
+      8 eps·|cost| of the lowest ever, and gradient norms within √eps·g₀.
 
     0 pending: not run.
     5 diverged: cost or params left the finite numbers, or cost passed the ceiling; but not if the last finite state has
@@ -110,6 +112,9 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
         number, or that the dtype of the costs can't hold.
       TypeError: `table` holds nothing by name.
 
+    Warns:
+      UserWarning: a cost is below the minimum by more than rounding, or than the tolerance.
+
     >>> results = sweep(lane, {"learning_rate": [0.01, 0.4, 0.9, 2]}, epochs=10)
     >>> [OUTCOMES[code] for code in verdict(results, minimum=5, tolerance=0.25).values]
     ['descending', 'converged', 'converged', 'diverged']
@@ -126,6 +131,7 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
     for name, limit in (("minimum", minimum), ("tolerance", tolerance)):
         if limit is not None:
             checks.within_dtype(name, limit, cost, vanishes=True)
+    warn_below_minimum(figure["best_cost"], minimum, tolerance)
     with np.errstate(all="ignore"):  # dead lanes hold infinities, and comparisons with NaN are False by design
         codes = judgement(figure, goal(minimum, tolerance), np)
     return table["final_cost"].copy(data=codes) if hasattr(table, "dims") else codes
@@ -143,6 +149,29 @@ def goal(minimum: float | None, tolerance: float | None, dtype: type = np.float6
     return Goal(*(dtype(np.nan if number is None else number) for number in (minimum, tolerance)))
 
 
+def below_minimum(best_cost: Any, minimum: float | None, tolerance: float | None) -> str:
+    """That a cost lies below the stated minimum by more than rounding or the tolerance; empty if none does.
+
+    Args:
+      best_cost: the lowest costs of some lanes.
+    """
+    costs = np.asarray(best_cost)
+    costs = costs[np.isfinite(costs)]
+    if minimum is None or not costs.size:
+        return ""
+    lowest, eps = float(costs.min()), float(np.finfo(costs.dtype).eps)
+    allowed = 8 * eps * max(abs(minimum), abs(lowest)) if tolerance is None else tolerance
+    if not lowest < minimum - allowed:
+        return ""
+    return f"the lowest cost, {lowest!r}, is below the stated minimum, {minimum!r}: lanes below it are judged without one"
+
+
+def warn_below_minimum(best_cost: Any, minimum: float | None, tolerance: float | None) -> None:
+    """A UserWarning of what `below_minimum` says."""
+    if said := below_minimum(best_cost, minimum, tolerance):
+        warnings.warn(said, stacklevel=3)
+
+
 def judgement(figure: Mapping[str, Any], goal: Goal, xp: Any) -> Any:
     """`verdict` in NumPy, or, within a program, in jax.numpy."""
     cost, moves, crossings = (figure[name] for name in ("final_cost", "moves", "crossings"))
@@ -156,7 +185,8 @@ def judgement(figure: Mapping[str, Any], goal: Goal, xp: Any) -> Any:
     vanishes = slope <= within.gradient
     still = moves == 0
     flickers = (crossings > 0) & (figure["highest_cost"] <= figure["best_cost"] + 8 * eps * xp.abs(cost))
-    settles = vanishes & (still | (figure["highest_update_norm"] <= AT_REST * figure["rounding"]))
+    steps = xp.where(2 * crossings >= moves, 1, figure["window"])  # those that point the same way add up
+    settles = vanishes & (still | (figure["highest_update_norm"] * steps <= AT_REST * figure["rounding"]))
     settles |= within.is_given & vanishes
     settles |= flickers & (slope <= np.sqrt(eps) * start_norm)
     is_known = ~xp.isnan(within.minimum)
@@ -246,7 +276,8 @@ def tolerances(figure: Mapping[str, Any], goal: Goal, xp: Any = np) -> Tolerance
     allowed = xp.where(given, tolerance, 8 * eps * xp.maximum(xp.abs(minimum), xp.abs(best)))
     minimum = xp.where(best < minimum - allowed, xp.asarray(np.nan, cost.dtype), minimum)
     near = 8 * eps * xp.maximum(xp.abs(minimum), xp.abs(cost))
-    share = xp.where(8 * 64 * rounding <= distance, 64 * rounding / xp.where(distance > 0, distance, 1), 0)
+    share = 64 * rounding / xp.where(distance > 0, distance, 1)
+    share = xp.where((share <= np.sqrt(eps)) & (distance > 0), share, 0)
     fall = np.sqrt(eps) * xp.maximum(figure["start_cost"] - minimum, 0)
     slope = xp.minimum(gradient_norm * distance, fall)
     gradient = start_norm * xp.maximum(share, xp.asarray(eps**0.75, cost.dtype))

@@ -17,6 +17,7 @@ from jaxgd import checks, table, workers
 from jaxgd import plan as plans
 from jaxgd.afresh import new_context
 from jaxgd.descent import Descent, History, descend
+from jaxgd.outcome import warn_below_minimum
 from jaxgd.plan import Box, Plan, planned
 
 if TYPE_CHECKING:
@@ -120,8 +121,11 @@ def sweep(
                 folder.keep(box, figures)
             keep(folder, paths)
             folder.finish()
-            return folder.table()
-    return in_memory(plan, executor)
+            found = folder.table()
+    else:
+        found = in_memory(plan, executor)
+    warn_below_minimum(found["best_cost"], minimum, tolerance)
+    return found
 
 
 def _source(lane: Callable[..., Descent]) -> str:

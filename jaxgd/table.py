@@ -427,7 +427,8 @@ def epochs_missing(table: "xarray.Dataset") -> np.ndarray:
     with np.errstate(all="ignore"):
         begins = figure["window_gradient_norm"]
         pace = np.log(figure["gradient_norm"] / begins) / figure["window"]
-        shares = within.gradient / begins, AT_REST * figure["rounding"] / figure["highest_update_norm"]
+        steps = np.where(2 * figure["crossings"] >= figure["moves"], 1, figure["window"])  # as `verdict` counts them
+        shares = within.gradient / begins, AT_REST * figure["rounding"] / (figure["highest_update_norm"] * steps)
         rest = np.log(np.fmin(*shares)) / pace  # both ends of a window must be so near: from its start on
         now, end = figure["best_cost"] - within.minimum, np.fmax(within.cost, target - within.minimum)
         sooner = np.log(end / now) / np.log(now / (now + figure["progress"])) * figure["window"]
@@ -446,4 +447,6 @@ _PACE = (
     "highest_update_norm",
     "progress",
     "window",
+    "moves",
+    "crossings",
 )

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxgd.outcome import DIVERGED, TRAPPED
+from jaxgd.outcome import DIVERGED, TRAPPED, below_minimum
 
 if TYPE_CHECKING:
     import xarray
@@ -30,6 +30,11 @@ def near_words(table: "xarray.Dataset") -> str:
     span = f"{least:.3g}" if f"{least:.3g}" == f"{most:.3g}" else f"{least:.3g} … {most:.3g}"
     cure = f"tolerance = {10.0 ** np.ceil(np.log10(most)):.0e} takes it as reached"
     return f"{span} above the stated minimum {minimum!r} (if that is rounded, {cure})"
+
+
+def below_words(table: "xarray.Dataset") -> str:
+    """That lanes came below the stated minimum; empty if none did."""
+    return below_minimum(table["best_cost"], table.attrs.get("minimum"), table.attrs.get("tolerance"))
 
 
 def is_unsettled(table: "xarray.Dataset") -> np.ndarray:

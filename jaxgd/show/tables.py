@@ -11,7 +11,7 @@ from rich.text import Text
 from jaxgd.compare import figure_of
 from jaxgd.outcome import CONVERGED, DIVERGED, OUTCOMES, PENDING, has_run
 from jaxgd.ranges import visible
-from jaxgd.show.ends import UNSETTLED, is_unsettled, near_words
+from jaxgd.show.ends import UNSETTLED, below_words, is_unsettled, near_words
 from jaxgd.show.rates import rate_words
 from jaxgd.show.style import COLOURS, MEANINGS
 from jaxgd.table import METRICS, REPLICATES, best, by_name, edges, epochs_missing, merits, scores, tried, typical
@@ -48,6 +48,7 @@ def closing(table: "xarray.Dataset", select: str) -> Group:
         ("rates", _rates(rows, select)),
         ("edge", _edges(rows)),
         ("missing", _missing(rows)),
+        ("below", [(name, below) for name, part in some if (below := below_words(part))]),
         ("near", [(name, f"trapped {near}") for name, part in some if (near := near_words(part))]),
         ("unsure", [(name, _unsettled(count)) for name, part in some if (count := is_unsettled(part).sum())]),
         ("start", _begun_nowhere(rows)),

@@ -9,7 +9,7 @@ from jaxgd import config as cfg
 from jaxgd.config import Config
 from jaxgd.outcome import ABSENT, OUTCOMES, has_run
 from jaxgd.ranges import Axis, shown
-from jaxgd.show.ends import UNSETTLED, is_unsettled, near_misses, near_words
+from jaxgd.show.ends import UNSETTLED, below_words, is_unsettled, near_misses, near_words
 from jaxgd.show.style import MEANINGS
 from jaxgd.show.tables import by_name, edge_words, is_axis, met_words, of_seeds, setting, tally, thousands, varies_start
 from jaxgd.surfaces import SURFACES
@@ -285,6 +285,8 @@ def _oddities(table: "xarray.Dataset", ran: np.ndarray) -> list[str]:
     still = ran & (table["start_gradient_norm"].values == 0)
     if ran.any() and still[ran].all():
         said.append("The gradient is zero wherever it started: there is no slope to follow.")
+    if below := below_words(table):
+        said.append(f"{below[:1].upper()}{below[1:]}.")
     if near := near_words(table):
         count = near_misses(table).size
         said.append(f"{_counted(count, 'trapped lane')} end{'s' * (count == 1)} {near}.")
