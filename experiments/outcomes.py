@@ -450,7 +450,7 @@ def _same(cost: np.ndarray, truth: Truth, eps: float) -> np.ndarray:
     """Which lanes have taken the oracle's path, though rounding differs: costs within 0.1 %, or both at the bottom."""
     with np.errstate(all="ignore"):
         fall = truth.begin.first - np.fmin(truth.begin.low, truth.ahead.low)
-        allowed = np.fmax(1e-3 * np.abs(truth.own.first), np.sqrt(eps) * fall)
+        allowed = np.fmax(1e-3 * np.abs(truth.own.first), eps**0.75 * fall)
         return ~np.isfinite(truth.own.first) | truth.begin.broken | (np.abs(cost - truth.own.first) <= allowed)
 
 
@@ -479,14 +479,23 @@ FORBIDDEN: dict[str, Callable[[Lane], bool]] = {
     ),
     "descending, though at rest": lambda lane: lane.outcome == "descending" and lane.truth in ("converged", "stopped"),
 }
-# dtype, problem, optimizer, learning rate to 3 digits: reason
-EXCEPTIONS: dict[tuple[str, str, str, str], str] = {
-    (
-        "float64",
-        "BEALE",
-        "Adam",
-        "0.818",
-    ): "chaos: the oracle has cost 0 exactly, jaxgd swings by 1e-11",
+_FORGETS = "at rest while Adam's second moment holds the steep start, and lower once it has forgotten"
+_CHAOS = "Adam's spikes: jaxgd's lane and the oracle's are both near the bottom, and only one of them swings just then"
+_FAR = "one param was thrown so far that its rounding hides how the others move"
+_KINK = "at the minimum to rounding, where the angle in HELIX jumps in float32"
+EXCEPTIONS: dict[tuple[str, str, str, str], str] = {  # dtype, problem, optimizer, learning rate to 3 digits: reason
+    **{("float32", "CLIFF", "Adam", rate): _FORGETS for rate in "0.111 0.182 0.301 0.496 0.819".split()},
+    **{("float32", "CLIFF", "Adam", rate): _FORGETS for rate in "1.35 2.23 3.67 6.06 10".split()},
+    **{("float32", "MEXHAT", "Adam", rate): _FORGETS for rate in "0.00202 0.00332 0.0246".split()},
+    ("float32", "HIMMELBG", "Adam", "2.23"): _FORGETS,
+    ("float32", "MARATOSB", "Adam", "0.000741"): _FORGETS,
+    ("float32", "ZANGWIL2", "Adam", "3.67"): _CHAOS,
+    ("float32", "ZANGWIL2", "Adam", "6.06"): _CHAOS,
+    ("float64", "BEALE", "Adam", "0.819"): _CHAOS,
+    ("float32", "EXP2", "momentum", "6.13"): _FAR,
+    ("float32", "HATFLDD", "momentum", "0.359"): _FAR,
+    ("float32", "HELIX", "momentum", "0.000919"): _KINK,
+    ("float32", "HELIX", "momentum", "0.00152"): _KINK,
 }
 
 
@@ -531,6 +540,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[Lane]]:
             found[name] += compared(of, swept(of, options.epochs, dtype), truth, float(np.finfo(dtype).eps))
         _shown(name, found[name], options.epochs)
     report.show("the oracle's words", TRUTHS.items(), "word", "what it sees")
+    if any(unexplained(name, lanes) for name, lanes in found.items()):
+        parser.exit(1, "some outcomes contradict the oracle, and no exception names them\n")
     return found
 
 
