@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jaxgd
-from experiments.outcomes import _cutest, problem
+from experiments.oracle import _cutest, problem
 from jaxgd.outcome import OUTCOMES, verdict
 
 pytestmark = [

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import outcomes
+from experiments import oracle, outcomes
 
 pytestmark = [
     pytest.mark.usefixtures("compiled_in_haste"),
@@ -18,7 +18,7 @@ def test_no_outcome_contradicts_ten_times_as_many_epochs(tmp_path, capsys):
     found = outcomes.main(["--problems", "HIMMELBCLS", "--epochs", "1000", "--rates", "8", "--keep", str(tmp_path)])
     assert set(found) == {"float32", "float64"}
     for dtype, lanes in found.items():
-        assert len(lanes) == 8 * len(outcomes.USUAL | outcomes.UNUSUAL)
+        assert len(lanes) == 8 * len(oracle.USUAL | oracle.UNUSUAL)
         assert outcomes.unexplained(dtype, lanes) == []
         assert {"converged", "stopped", "descending", "diverged"} <= {lane.truth for lane in lanes}
     printed = capsys.readouterr().out
@@ -59,10 +59,10 @@ def test_exceptions_are_named_one_by_one(monkeypatch):
 
 def simulated(cost, rates, epochs=200):
     """The oracle's words for gradient descent of a cost of one param, from 1."""
-    problem = outcomes.Problem("", cost, np.ones(1), None)
-    of = outcomes.Study((problem,), {"GD": outcomes.USUAL["GD"]}, np.array(rates)[None, None])
+    problem = oracle.Problem("", cost, np.ones(1), None)
+    of = oracle.Study((problem,), {"GD": oracle.USUAL["GD"]}, np.array(rates)[None, None])
     with jax.enable_x64(True):
-        return outcomes.judged(outcomes.simulate(of, epochs, np.float64), np.finfo(float).eps)[0, 0].tolist()
+        return oracle.judged(oracle.simulate(of, epochs, np.float64), np.finfo(float).eps)[0, 0].tolist()
 
 
 def test_the_oracle_on_a_parabola():
