@@ -38,7 +38,7 @@ def margins(table: "xarray.Dataset") -> "xarray.DataArray":
     usual = _median(share.values[moving.values])
     share = share.where(moving, usual)
     with np.errstate(all="ignore"):
-        ratio = (highest / rounding).fillna(0)
+        ratio = (highest / rounding).where(highest > 0, 0).where(highest.notnull())
         hidden = np.log(ratio.clip(min=AT_REST)) / (2 * epochs * share)
         found = np.maximum(hidden, (0.25 / ratio).clip(max=_STUCK)).clip(max=1)
     return found.where((outcome != DIVERGED) & (epochs > 0))

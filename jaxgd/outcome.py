@@ -149,6 +149,12 @@ def goal(minimum: float | None, tolerance: float | None, dtype: type = np.float6
     return Goal(*(dtype(np.nan if number is None else number) for number in (minimum, tolerance)))
 
 
+def reach(cost: Any, minimum: float, tolerance: float | None) -> Any:
+    """How far a cost may be off the known minimum: the tolerance, or 8 eps·max(|cost|, |minimum|)."""
+    eps = float(np.finfo(cost.dtype).eps)
+    return 8 * eps * np.maximum(np.abs(cost), abs(minimum)) if tolerance is None else tolerance
+
+
 def below_minimum(best_cost: Any, minimum: float | None, tolerance: float | None) -> str:
     """That a cost lies below the stated minimum by more than rounding or the tolerance; empty if none does.
 
@@ -159,11 +165,12 @@ def below_minimum(best_cost: Any, minimum: float | None, tolerance: float | None
     costs = costs[np.isfinite(costs)]
     if minimum is None or not costs.size:
         return ""
-    lowest, eps = float(costs.min()), float(np.finfo(costs.dtype).eps)
-    allowed = 8 * eps * max(abs(minimum), abs(lowest)) if tolerance is None else tolerance
-    if not lowest < minimum - allowed:
+    lowest = costs.min()
+    if not lowest < minimum - reach(lowest, minimum, tolerance):
         return ""
-    return f"the lowest cost, {lowest!r}, is below the stated minimum, {minimum!r}: lanes below it are judged without one"
+    return (
+        f"the lowest cost, {float(lowest)!r}, is below the stated minimum, {minimum!r}: lanes below are judged without"
+    )
 
 
 def warn_below_minimum(best_cost: Any, minimum: float | None, tolerance: float | None) -> None:

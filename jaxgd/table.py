@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -67,9 +66,9 @@ def variables(plan: Plan) -> dict[str, Variable]:
     for name, meaning in FIGURES.items():
         dtype, fill = (np.dtype(np.int32), NEVER) if name in COUNTS else (real, np.nan)
         described[name] = Variable(grid, plan.shape, dtype, fill, {"long_name": meaning})
-    flags = _flags(OUTCOMES if plan.absent is None else [*OUTCOMES, "absent"])
+    named_flags = flags(plan.absent is not None)
     described["outcome"] = Variable(
-        grid, plan.shape, np.dtype(np.int8), PENDING, flags | {"long_name": FIGURES["outcome"]}
+        grid, plan.shape, np.dtype(np.int8), PENDING, named_flags | {"long_name": FIGURES["outcome"]}
     )
     if plan.minima is not None and np.size(plan.minima):
         described["minimum"].attributes["known_minima"] = np.asarray(plan.minima).tolist()
@@ -162,8 +161,7 @@ def without_absent(table: "xarray.Dataset") -> "xarray.Dataset":
 
     there = np.arange(table.sizes["trial"]) < np.array(table.attrs["trials"])[:, None]
     outcome = table["outcome"].where(xarray.DataArray(there, dims=("optimizer", "trial")), ABSENT)
-    flags = _flags([*OUTCOMES, "absent"])
-    return table.assign(outcome=outcome.astype(np.int8).assign_attrs(table["outcome"].attrs | flags))
+    return table.assign(outcome=outcome.astype(np.int8).assign_attrs(table["outcome"].attrs | flags(True)))
 
 
 def best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dataset":
@@ -363,7 +361,9 @@ def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
     )
 
 
-def _flags(outcomes: Sequence[str]) -> dict[str, Any]:
+def flags(has_absent: bool) -> dict[str, Any]:
+    """Attributes that name the codes of outcomes, by the CF conventions."""
+    outcomes = [*OUTCOMES, "absent"] if has_absent else OUTCOMES
     return {"flag_values": list(range(len(outcomes))), "flag_meanings": " ".join(outcomes)}
 
 
@@ -421,6 +421,8 @@ def epochs_missing(table: "xarray.Dataset") -> np.ndarray:
     where there is no such pace.
     """
     lanes = (table["outcome"] == DESCENDING).values
+    if any(name not in table for name in _PACE):  # a run of an earlier release
+        return np.full(np.count_nonzero(lanes), np.nan)
     figure = {name: table[name].values[lanes] for name in _PACE}
     minimum, target = table.attrs.get("minimum"), table.attrs.get("target", -np.inf)
     within = tolerances(figure, goal(minimum, table.attrs.get("tolerance")))

@@ -357,6 +357,7 @@ NOISY = {"crossings": 8, "window": 10, "progress": 0.0, "window_cost": 10.0, "la
 NOISY |= {"best_cost": 5.0, "best_epoch": 50, "start_cost": 8.0, "window_gradient_norm": np.nan}
 
 
+@pytest.mark.filterwarnings("ignore:the lowest cost")
 @pytest.mark.parametrize(
     ("changes", "minimum", "outcome"),
     [
@@ -457,6 +458,7 @@ def test_tolerances_follow_dtype_and_scale(precision):
     assert too_much.gradient == pytest.approx(20 * eps**0.75)
 
 
+@pytest.mark.filterwarnings("ignore:the lowest cost")
 @pytest.mark.parametrize("by", [(None, None), (0.1, None), (0.1, 0.3), (None, 0.3)], ids=str)
 def test_a_program_judges_as_numpy_does(by, precision):
     """Figures about the borders of every rule, to the last bit."""
@@ -509,6 +511,15 @@ def test_a_program_judges_as_numpy_does(by, precision):
     codes = verdict(table, *by)
     np.testing.assert_array_equal(within, codes)
     assert set(codes) == set(range(7)) - ({TRAPPED} if by[0] is None else set())
+
+
+def test_cost_below_the_stated_minimum_is_a_warning():
+    lane = figures(final_cost=-1.5, best_cost=-1.5)
+    with pytest.warns(UserWarning, match="the lowest cost, -1.5, is below the stated minimum, 0.0: lanes that come below it"):
+        verdict(lane, 0.0)
+    verdict(lane, 0.0, tolerance=2.0)  # warnings are errors here
+    with pytest.warns(UserWarning, match="is below the stated minimum, 5.0"):
+        swept(lambda x: -(x**2), optax.sgd, [0.1], 1.0, 1, minimum=5.0)
 
 
 def test_codes_are_cf_flags_and_pending_is_zero():

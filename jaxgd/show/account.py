@@ -105,7 +105,7 @@ def _limited_by_rounding(lane: "xarray.Dataset") -> str:
     """That params can't come nearer, where that is what ends the descent."""
     eps = float(np.finfo(lane["final_cost"].dtype).eps)
     left, all_of_it = float(lane["gradient_norm"]), float(lane["start_gradient_norm"])
-    if np.isfinite(lane["target_epoch"]) or not left > eps**0.75 * all_of_it:
+    if "rounding" not in lane or np.isfinite(lane["target_epoch"]) or not left > eps**0.75 * all_of_it:
         return ""
     rounding = f"the rounding of its params, {_figure(lane, 'rounding')}"
     return f"; {rounding}, lets it come no nearer (gradient norm {left:.4g})"
