@@ -168,9 +168,8 @@ def below_minimum(best_cost: Any, minimum: float | None, tolerance: float | None
     lowest = costs.min()
     if not lowest < minimum - reach(lowest, minimum, tolerance):
         return ""
-    return (
-        f"the lowest cost, {float(lowest)!r}, is below the stated minimum, {minimum!r}: lanes below are judged without"
-    )
+    below = f"the lowest cost, {float(lowest)!r}, is below the stated minimum, {minimum!r}"
+    return f"{below}: lanes that come below it are judged without one"
 
 
 def warn_below_minimum(best_cost: Any, minimum: float | None, tolerance: float | None) -> None:
