@@ -251,6 +251,7 @@ def figures_of(
         "moves": jnp.maximum(watch.moves, ends.changed),
         "growths": watch.growths,
         "highest_update_norm": watch.highest_update_norm,
+        "last_update_norm": watch.last_update_norm,
         "swing_update_norm": jnp.fmax(watch.swing, watch.swing_before),
         "window_gradient_norm": ends.start_gradient_norm,
         "highest_cost": watch.highest_cost,

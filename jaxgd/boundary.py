@@ -14,7 +14,7 @@ _STUCK = 1 / 64  # relative to the limit: further above it even swings of 16 rou
 
 
 def margins(table: "xarray.Dataset") -> "xarray.DataArray":
-    """max(log(u/ρ)/(2n), ρ/(4u)):   how far below a value that looks stable, relatively, the boundary may lie.
+    """max(log(u/ρ)/(2n), ρ/u):   how far below a value that looks stable, relatively, the boundary may lie.
 
     At a learning rate of (1 + δ) times the limit of gradient descent, the steepest direction grows by 1 + 2δ with each
     update (with momentum, faster). Rounding starts every direction at ρ, so that it has ρ(1 + 2δ)ⁿ after n updates.
@@ -22,6 +22,9 @@ def margins(table: "xarray.Dataset") -> "xarray.DataArray":
     directions still move. A lane at rest has u ≤ 8ρ. And a swing of u does not grow at all where 2δu, by which the next
     one should exceed it, is less than the rounding of its two ends; of a lane that does not move at all that says at
     least δ < 1/64. Updates that are pauses, as those of accumulated gradients, do not count.
+
+    That holds for a rate that stays as it is, and a start that has at least the rounding of its size along the steepest
+    direction: what begins with less, or at a low rate that warms up, stays hidden longer.
 
     Args:
       table: the result of a sweep.
@@ -40,7 +43,7 @@ def margins(table: "xarray.Dataset") -> "xarray.DataArray":
     with np.errstate(all="ignore"):
         ratio = (highest / rounding).where(highest > 0, 0).where(highest.notnull())
         hidden = np.log(ratio.clip(min=AT_REST)) / (2 * epochs * share)
-        found = np.maximum(hidden, (0.25 / ratio).clip(max=_STUCK)).clip(max=1)
+        found = np.maximum(hidden, (1 / ratio).clip(max=_STUCK)).clip(max=1)
     return found.where((outcome != DIVERGED) & (epochs > 0))
 
 

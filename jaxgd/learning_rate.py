@@ -332,7 +332,7 @@ def critical_learning_rate(
             continue
         value = float(values[last]) if single else np.nan
         if single:
-            slack = 8 * np.finfo(real).eps * max(abs(low), abs(high))  # of the steps at that value
+            slack = _slack(table, changes[-1] + 1 if rises else changes[0]) * max(abs(low), abs(high))
             low, high = (surely, high + slack) if rises else (low - slack, surely)
         return CriticalRate(value, float(low), float(high), single, len(changes), ends)
 
@@ -348,17 +348,31 @@ def _surely(values: np.ndarray, table: "xarray.Dataset", last: int, rises: bool,
     return np.nanmin([(values + margin)[last:].min(), known if known is not None else np.inf])
 
 
+def _slack(table: "xarray.Dataset", place: int) -> float:
+    """How far, relatively, swings at a place may be kept up by rounding alone: ρ/u, as in `margins`; 8 eps at least."""
+    lane = table.isel({str(table["outcome"].dims[0]): place})
+    kept = float(lane["rounding"]) / float(lane["highest_update_norm"])
+    least = 8 * float(np.finfo(lane["final_cost"].dtype).eps)
+    return max(least, min(kept, 1 / 64)) if np.isfinite(kept) and lane["outcome"] == OSCILLATING else least
+
+
 def _is_none_of(ends: Sequence[str], table: "xarray.Dataset") -> np.ndarray:
     return ~np.isin(table["outcome"].values, [OUTCOMES.index(end) for end in ends])
 
 
 def _still_nears(table: "xarray.Dataset") -> np.ndarray:
-    """Which lanes get nearer, or have come as near as rounding, other swings or their batches let them."""
-    names = ("outcome", "highest_update_norm", "distance", "rounding", "late_cost")
-    outcome, update, distance, rounding, late = (table[name].values for name in names)
-    few = (update <= np.finfo(update.dtype).eps ** 0.25 * (distance + update)) | (update <= 64 * rounding)
-    has_batches = ~np.isnan(late)
-    return ~((outcome == OSCILLATING) & ~few & ~has_batches) & (outcome != DIVERGED)
+    """Which lanes get nearer, or have come as near as rounding, long swings or their batches let them.
+
+    What becomes unstable turns with every update. Swings of several updates, as of heavy momentum, are too few in a
+    window to tell how they shrink.
+    """
+    names = ("outcome", "highest_update_norm", "distance", "rounding", "late_cost", "moves", "crossings")
+    outcome, update, distance, rounding, late, moves, crossings = (table[name].values for name in names)
+    slope, start_slope = table["gradient_norm"].values, table["start_gradient_norm"].values
+    share = np.finfo(update.dtype).eps ** 0.25
+    few = (update <= share * (distance + update)) & (slope <= share * start_slope)
+    few |= (update <= 64 * rounding) | (2 * crossings < moves) | ~np.isnan(late)
+    return ~((outcome == OSCILLATING) & ~few) & (outcome != DIVERGED)
 
 
 def _the_argument(lane: Callable[..., Descent]) -> str:

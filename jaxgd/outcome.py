@@ -41,6 +41,7 @@ FIGURES = {
     "crossings": "turns: successive moves that point against each other; over minibatches, turns of the cost",
     "growths": "swings in the window, from turn to turn, whose highest update norm outgrew that of the swing before",
     "highest_update_norm": "highest norm of an update in the window",
+    "last_update_norm": "norm of the update from the last finite state, where it would go",
     "swing_update_norm": "highest norm of an update in the last two swings of the window",
     "window_gradient_norm": "gradient norm at the start of the window",
     "highest_cost": "highest cost in the window",
@@ -65,26 +66,25 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
 
     - The cost has reached the known minimum m if |cost − m| ≤ 8 eps·max(|cost|, |m|), or ≤ tolerance. A cost lower
       than that shows that m is no minimum: the lane is judged without it.
-    - The gradient vanishes if its norm at both ends of the window is at most g₀·max(eps^¾, 64 ρ/distance). The second
-      term is the rounding of the params times the mean curvature g₀/distance of the way; it counts up to √eps.
+    - The gradient vanishes if its norm at the end is at most g₀·max(eps^¾, 64 ρ/distance). The second term is the
+      rounding of the params times the mean curvature g₀/distance of the way; it counts up to √eps.
     - The lane is at rest if no update in the window, nor the window as a whole, changed a param by more than
-      4 eps·|param|. Where the gradient vanishes, it also is if updates are rounding: if the highest update norm is at
-      most 8 ρ, where most moves turn; else at most 8 ρ/window. It also is if the lane turns, with costs within
-      8 eps·|cost| of the lowest ever, and gradient norms within √eps·g₀.
+      4 eps·|param|. Where the gradient vanishes, it also is if the last update norm is at most 8 ρ, where most moves
+      turn, or else at most 8 ρ/window, for updates that do not turn add up; or if the lane turns, with costs within
+      8 eps·|cost| of the lowest ever, and gradient norms at both ends of the window within √eps·g₀.
 
     0 pending: not run.
     5 diverged: cost or params left the finite numbers, or cost passed the ceiling; but not if the last finite state has
       reached the known minimum, and only its gradient is not a number, as that of a norm at 0.
     1 converged: the target was met; or the known minimum is reached; or the lane is at rest, its gradient vanishes, and
       the cost is above the known minimum by at most 8 eps·max(|cost|, |m|), and the lesser of gradient norm · distance
-      and √eps·(start cost − m); or, where none is known, is no higher than the start's, to 64 eps of the costs.
-    2 trapped: at rest, its gradient vanishes, though not from the start on, and the cost lies above the known minimum,
-      or above the start's.
+      and √eps·(start cost − m); or no minimum is known.
+    2 trapped: at rest, its gradient vanishes, though not from the start on, and the cost lies above the known minimum.
     6 stopped: at rest, and the gradient does not vanish, or was zero from the start.
     5 diverged, but slowly: no new low in the window, and the cost is above the start's, or was never below it, where
-      most moves turn, and at least three in four swings outgrow the one before; or where no move turns, the cost was
-      never below the start's, and at the pace of the window cost or gradient norm, by differences and by ratios, would
-      not be back at the start's after as many epochs again.
+      most moves turn, and at least three in four swings outgrow the one before; or where no move turns, the last update
+      is the longest of the window, to rounding, the cost was never below the start's, and at the pace of the window
+      cost or gradient norm, by differences and by ratios, would not be back at the start's after as many epochs again.
     4 descending: the window lowered the lowest cost by more than 8 eps·|cost|, but not by less than a hundredth of the
       costs' range in the window, where most moves turn, and more than one in four swings outgrew the one before; or no
       move turns; or the swings shrink: the last two are less than a tenth of the widest, where at most half of them
@@ -98,6 +98,8 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
     since the lowest cost faster than the square of the epochs. It descends if the window made a new low and the later
     median is lower, or is so by three times the noise, or the window has less than four epochs, or the cost does not
     turn and does not rise.
+
+    Pauses longer than the window, as of gradients accumulated over more than 50 updates, look like rest.
 
     Args:
       table: figures by the names of `FIGURES`; NumPy arrays, or an xarray.Dataset.
@@ -188,23 +190,22 @@ def judgement(figure: Mapping[str, Any], goal: Goal, xp: Any) -> Any:
     arrived = above <= within.cost
     slope = xp.maximum(gradient_norm, figure["window_gradient_norm"])
     slope = xp.where(xp.isnan(figure["window_gradient_norm"]), gradient_norm, slope)  # over minibatches
-    vanishes = slope <= within.gradient
     still = moves == 0
     flickers = (crossings > 0) & (figure["highest_cost"] <= figure["best_cost"] + 8 * eps * xp.abs(cost))
     steps = xp.where(2 * crossings >= moves, 1, figure["window"])  # those that point the same way add up
-    settles = vanishes & (still | (figure["highest_update_norm"] * steps <= AT_REST * figure["rounding"]))
-    settles |= within.is_given & vanishes
+    settles = (gradient_norm <= within.gradient) & (
+        still | (figure["last_update_norm"] * steps <= AT_REST * figure["rounding"])
+    )
+    settles |= within.is_given & (slope <= within.gradient)
     settles |= flickers & (slope <= np.sqrt(eps) * start_norm)
     is_known = ~xp.isnan(within.minimum)
-    start_cost = figure["start_cost"]
-    is_high = cost > start_cost + 64 * eps * xp.maximum(xp.abs(start_cost), xp.abs(cost))
-    near = xp.where(is_known, above <= within.flat, ((start_norm > 0) & ~is_high) | within.is_given)
+    near = xp.where(is_known, above <= within.flat, (start_norm > 0) | within.is_given)
     lost = (figure["diverged_epoch"] >= 0) & ~(arrived & xp.isnan(gradient_norm))
     rules = [
         (PENDING, ~(figure["epochs"] >= 0)),
         (DIVERGED, lost),
         (CONVERGED, (figure["target_epoch"] >= 0) | arrived | (settles & near)),
-        (TRAPPED, settles & (is_known | is_high) & (start_norm > 0)),
+        (TRAPPED, settles & is_known & (start_norm > 0)),
         (STOPPED, still),
         (DIVERGED, _runs_away(figure, xp)),
         (DESCENDING, _descends(figure, xp)),
@@ -224,7 +225,8 @@ def _runs_away(figure: Mapping[str, Any], xp: Any) -> Any:
     returns = (figure["highest_cost"] - cost) * epochs >= (cost - start_cost) * window
     slope, start_slope = figure["gradient_norm"], figure["start_gradient_norm"]
     returns &= xp.log(figure["window_gradient_norm"] / slope) * epochs >= xp.log(slope / start_slope) * window
-    climbs = (crossings == 0) & never_below & risen & ~returns
+    fades = figure["last_update_norm"] < figure["highest_update_norm"] * (1 - xp.asarray(window * eps, cost.dtype))
+    climbs = (crossings == 0) & never_below & risen & ~returns & ~fades
     late, before, best = (figure[name] for name in ("late_cost", "window_cost", "best_cost"))
     since = epochs - xp.asarray(figure["best_epoch"], cost.dtype)
     then, now = since - window * 0.75, since - window * 0.25  # about when each half of the window was
@@ -314,6 +316,7 @@ _JUDGED = (
     "crossings",
     "growths",
     "highest_update_norm",
+    "last_update_norm",
     "swing_update_norm",
     "window_gradient_norm",
     "highest_cost",

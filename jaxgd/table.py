@@ -418,7 +418,7 @@ def epochs_missing(table: "xarray.Dataset") -> np.ndarray:
 
     By the pace at which the gradient norm shrinks, until gradient and updates are small enough for rest; or, if that
     comes sooner, by the pace at which the cost nears the known minimum, to the target or to within the tolerance. NaN
-    where there is no such pace.
+    where there is no such pace, or the last update was zero.
     """
     lanes = (table["outcome"] == DESCENDING).values
     if any(name not in table for name in _PACE):  # a run of an earlier release
@@ -427,14 +427,18 @@ def epochs_missing(table: "xarray.Dataset") -> np.ndarray:
     minimum, target = table.attrs.get("minimum"), table.attrs.get("target", -np.inf)
     within = tolerances(figure, goal(minimum, table.attrs.get("tolerance")))
     with np.errstate(all="ignore"):
-        begins = figure["window_gradient_norm"]
-        pace = np.log(figure["gradient_norm"] / begins) / figure["window"]
+        slope = figure["gradient_norm"]
+        pace = np.log(slope / figure["window_gradient_norm"]) / figure["window"]
         steps = np.where(2 * figure["crossings"] >= figure["moves"], 1, figure["window"])  # as `verdict` counts them
-        shares = within.gradient / begins, AT_REST * figure["rounding"] / (figure["highest_update_norm"] * steps)
-        rest = np.log(np.fmin(*shares)) / pace  # both ends of a window must be so near: from its start on
+        shares = within.gradient / slope, AT_REST * figure["rounding"] / (figure["last_update_norm"] * steps)
+        rest = np.log(np.fmin(*shares)) / pace
         now, end = figure["best_cost"] - within.minimum, np.fmax(within.cost, target - within.minimum)
         sooner = np.log(end / now) / np.log(now / (now + figure["progress"])) * figure["window"]
-        return np.fmin(*(np.where(np.isfinite(epochs) & (epochs > 0), epochs, np.nan) for epochs in (rest, sooner)))
+        return np.where(
+            figure["last_update_norm"] == 0,
+            np.nan,
+            np.fmin(*(np.where(np.isfinite(epochs) & (epochs > 0), epochs, np.nan) for epochs in (rest, sooner))),
+        )
 
 
 _PACE = (
@@ -446,7 +450,7 @@ _PACE = (
     "window_gradient_norm",
     "distance",
     "rounding",
-    "highest_update_norm",
+    "last_update_norm",
     "progress",
     "window",
     "moves",

@@ -32,6 +32,7 @@ class Watch(NamedTuple):
     swing: Float[Array, ""]  # highest norm of a move in the present swing
     swing_before: Float[Array, ""]
     highest_update_norm: Float[Array, ""]
+    last_update_norm: Float[Array, ""]
     highest_cost: Float[Array, ""]
 
 
@@ -49,6 +50,7 @@ def watch_from(params: PyTree, cost: Float[Array, ""], by_cost: bool = False) ->
         swing=unseen,
         swing_before=unseen,
         highest_update_norm=unseen,
+        last_update_norm=unseen,
         highest_cost=unseen,
     )
 
@@ -67,17 +69,17 @@ def look(watch: Watch, params: PyTree, cost: Float[Array, ""], moved: PyTree, is
         highest_cost=jnp.fmax(watch.highest_cost, jnp.where(finite, cost, jnp.nan)),  # fmax passes over NaN
     )
     update = jax.tree.map(jnp.subtract, moved, params)
-    length = norm(update)
-    moves = is_new & finite & changes(params, update) & jnp.isfinite(length)
+    length = norm(update).astype(cost.dtype)
+    counts = is_new & finite & jnp.isfinite(length)
+    moves = counts & changes(params, update)
     watch = watch._replace(
         moves=watch.moves + moves,
-        highest_update_norm=jnp.fmax(
-            watch.highest_update_norm, jnp.where(is_new & finite & jnp.isfinite(length), length, jnp.nan)
-        ),
+        highest_update_norm=jnp.fmax(watch.highest_update_norm, jnp.where(counts, length, jnp.nan)),
+        last_update_norm=jnp.where(counts, length, watch.last_update_norm),
     )
     if watch.costs is not None:
         return watch._replace(costs=jnp.where(is_new & finite, jnp.append(watch.costs[1:], cost), watch.costs))
-    return _followed(watch, update, length.astype(cost.dtype), moves)
+    return _followed(watch, update, length, moves)
 
 
 def _followed(watch: Watch, update: PyTree, length: Float[Array, ""], moves: Bool[Array, ""]) -> Watch:

@@ -57,8 +57,9 @@ def _converged(facts: Facts) -> str:
     lane = facts.figures
     met = float(lane["target_epoch"])
     when = f"met its target in epoch {met:.0f}" if np.isfinite(met) else f"lowest in epoch {_count(lane, 'best_epoch')}"
-    rounded = _limited_by_rounding(lane)
-    return f"It converged: {_fell(lane)}, {when}, {_crossed(facts)}{rounded}"
+    start, final = float(lane["start_cost"]), float(lane["final_cost"])
+    higher = ", higher than where it started" * (final > start + 1e-3 * abs(start))
+    return f"It converged: {_fell(lane)}{higher}, {when}, {_crossed(facts)}{_limited_by_rounding(lane)}"
 
 
 def _trapped(facts: Facts) -> str:
@@ -66,8 +67,6 @@ def _trapped(facts: Facts) -> str:
     above = (near := near_words(lane)) and f", {near}"
     if minimum is not None and not near:
         above = f", {float(lane['final_cost']) - minimum:.4g} above the lowest there is, {minimum:.6g}"
-    elif (start := float(lane["start_cost"])) < float(lane["final_cost"]):
-        above = f", above its start's, {start:.6g}"
     cost = f"where the cost is {_figure(lane, 'final_cost')}{above}"
     return f"It was trapped: the slope has vanished in {_kind(facts)} at {_place(facts)}, {cost}, {_crossed(facts)}"
 

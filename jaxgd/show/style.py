@@ -40,7 +40,7 @@ NOWHERE = "#f2f2f2"  # on a map, where there is nothing to say
 MEANINGS = {
     "pending": "not run yet",
     "converged": "met the target or the minimum",
-    "trapped": "at rest above the minimum, or above its start",
+    "trapped": "at rest above the minimum",
     "oscillating": "crosses the valley and gets no lower",
     "descending": "still on its way when the epochs ended",
     "diverged": "left the finite numbers, or grows without a new low",
