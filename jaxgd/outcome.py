@@ -69,8 +69,9 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
     - The gradient vanishes if its norm at the end is at most g₀·max(eps^¾, 64 ρ/distance). The second term is the
       rounding of the params times the mean curvature g₀/distance of the way; it counts up to √eps.
     - The lane is at rest if no update in the window, nor the window as a whole, changed a param by more than
-      4 eps·|param|. Where the gradient vanishes, it also is if the last update norm is at most 8 ρ, where most moves
-      turn, or else at most 8 ρ/window, for updates that do not turn add up; or if the lane turns, with costs within
+      4 eps·|param|. Where the gradient vanishes, it also is if the last update is zero; or if the norm of that is at
+      most 8 ρ, where most moves turn, else at most 8 ρ/window, for updates that do not turn add up, and the window
+      lowered the cost by no more than 8 eps·|cost|, or eps² of the whole fall; or if the lane turns, with costs within
       8 eps·|cost| of the lowest ever, and gradient norms at both ends of the window within √eps·g₀.
 
     0 pending: not run.
@@ -94,10 +95,10 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
 
     A lane that passes over several minibatches is judged by the cost of the whole data over its last at most 10 epochs,
     against its own noise (`cost_noise`): with the medians of the window's halves as `window_cost` and `late_cost`. It
-    has diverged slowly if the later one is higher by more than three times the noise, and above the start's, and grows
-    since the lowest cost faster than the square of the epochs. It descends if the window made a new low and the later
-    median is lower, or is so by three times the noise, or the window has less than four epochs, or the cost does not
-    turn and does not rise.
+    has diverged slowly if the later one is higher by more than four times the noise, and above the start's, the cost
+    turns at most twice, and it grows since the lowest cost faster than the square of the epochs. It descends if the
+    window made a new low and the later median is lower, or is so by three times the noise, or the window has less than
+    four epochs, or the cost does not turn and does not rise.
 
     Pauses longer than the window, as of gradients accumulated over more than 50 updates, look like rest.
 
@@ -193,9 +194,14 @@ def judgement(figure: Mapping[str, Any], goal: Goal, xp: Any) -> Any:
     still = moves == 0
     flickers = (crossings > 0) & (figure["highest_cost"] <= figure["best_cost"] + 8 * eps * xp.abs(cost))
     steps = xp.where(2 * crossings >= moves, 1, figure["window"])  # those that point the same way add up
-    settles = (gradient_norm <= within.gradient) & (
-        still | (figure["last_update_norm"] * steps <= AT_REST * figure["rounding"])
+    fall = xp.maximum(figure["start_cost"] - figure["best_cost"], 0)
+    quiet = figure["progress"] <= xp.maximum(8 * eps * xp.abs(cost), eps * eps * fall)
+    rests = (
+        still
+        | (figure["last_update_norm"] == 0)
+        | ((figure["last_update_norm"] * steps <= AT_REST * figure["rounding"]) & quiet)
     )
+    settles = (gradient_norm <= within.gradient) & rests
     settles |= within.is_given & (slope <= within.gradient)
     settles |= flickers & (slope <= np.sqrt(eps) * start_norm)
     is_known = ~xp.isnan(within.minimum)
@@ -231,7 +237,7 @@ def _runs_away(figure: Mapping[str, Any], xp: Any) -> Any:
     since = epochs - xp.asarray(figure["best_epoch"], cost.dtype)
     then, now = since - window * 0.75, since - window * 0.25  # about when each half of the window was
     outgrows = (late - best) * then > (before - best) * (2 * now - then)
-    worse = outgrows & (late > start_cost + ground) & (late - before > 3 * figure["cost_noise"])
+    worse = outgrows & (late > start_cost + ground) & (late - before > 4 * figure["cost_noise"]) & (crossings <= 2)
     has_batches = ~xp.isnan(late)
     return ~(figure["progress"] > 0) & xp.where(has_batches, worse, (grows & (risen | never_below)) | climbs)
 

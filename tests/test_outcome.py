@@ -114,7 +114,9 @@ def _settles(first, last, rate, steps, start, eps):
     """Whether a lane that begins its window so far from 0 looks as if at rest."""
     vanishes, rests = last <= abs(start) * max(eps**0.75, 64 * eps), 2 * rate * last * steps <= 8 * eps * abs(start)
     flickers = rate > 0.5 and first**2 <= 8 * 5 * eps and first <= eps**0.5 * abs(start)
-    return (vanishes and rests) or flickers
+    quiet = first**2 <= max(8 * 5 * eps, (eps * start) ** 2)
+    vanished = last < (1e-38 if eps > 1e-10 else 1e-307)  # XLA takes such numbers for 0
+    return (vanishes and rests and quiet) or flickers or vanished
 
 
 @pytest.mark.parametrize("minimum", [None, 5.0], ids=["minimum unknown", "minimum known"])
@@ -390,6 +392,8 @@ NOISY |= {"best_cost": 5.0, "best_epoch": 50, "start_cost": 8.0, "window_gradien
         (FLAT | {"last_update_norm": 8e-6, "crossings": 26}, None, "converged"),
         (FLAT | {"last_update_norm": 9e-6, "crossings": 26, "highest_cost": 10.1}, None, "oscillating"),
         (FLAT | {"last_update_norm": 8e-6 / 50}, None, "converged"),
+        (FLAT | {"last_update_norm": 8e-6 / 50, "progress": 1e-4}, None, "descending"),  # though a large param hides it
+        (FLAT | {"last_update_norm": 8e-6 / 50, "progress": 1e-13, "final_cost": 1e-13}, None, "converged"),
         (FLAT | {"last_update_norm": 9e-6 / 50}, None, "descending"),  # creeps, by more than rounding in 50 updates
         (FLAT | {"last_update_norm": 9e-6, "crossings": 3}, None, "converged"),  # flickers
         (BOUNCES | {"gradient_norm": 6e-3, "window_gradient_norm": 6e-3}, None, "oscillating"),
@@ -422,10 +426,15 @@ NOISY |= {"best_cost": 5.0, "best_epoch": 50, "start_cost": 8.0, "window_gradien
         ({"progress": 1e-7, "crossings": 3, "growths": 2}, None, "oscillating"),
         ({"progress": 1e-3, "crossings": 3, "growths": 2}, None, "descending"),
         (NOISY, None, "oscillating"),
-        (NOISY | {"late_cost": 14.0}, None, "diverged"),
-        (NOISY | {"late_cost": 12.0}, None, "oscillating"),  # within the noise
-        (NOISY | {"late_cost": 14.0, "start_cost": 20.0}, None, "oscillating"),  # below the start
-        (NOISY | {"late_cost": 14.0, "window_cost": 10.9, "best_epoch": 85}, None, "oscillating"),  # up from a new low
+        (NOISY | {"late_cost": 15.0, "crossings": 2}, None, "diverged"),
+        (NOISY | {"late_cost": 15.0}, None, "oscillating"),  # up and down
+        (NOISY | {"late_cost": 13.0, "crossings": 2}, None, "oscillating"),  # within the noise
+        (NOISY | {"late_cost": 15.0, "crossings": 2, "start_cost": 20.0}, None, "oscillating"),  # below the start
+        (
+            NOISY | {"late_cost": 15.0, "crossings": 2, "window_cost": 10.9, "best_epoch": 85},
+            None,
+            "oscillating",
+        ),  # up from a new low
         (NOISY | {"late_cost": 6.5}, None, "descending"),
         (NOISY | {"late_cost": 9.0, "progress": 1.0}, None, "descending"),
         (NOISY | {"late_cost": 9.0, "progress": 0.0}, None, "oscillating"),
@@ -514,7 +523,7 @@ def test_a_program_judges_as_numpy_does(by, precision):
         within = jax.jit(lambda table, goal: judgement(table, goal, jnp))(table, goal(*by))
     codes = verdict(table, *by)
     np.testing.assert_array_equal(within, codes)
-    assert set(codes) == set(range(7))
+    assert set(codes) == set(range(7)) - ({TRAPPED} if by[0] is None else set())
 
 
 def test_cost_below_the_stated_minimum_is_a_warning():

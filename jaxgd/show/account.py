@@ -273,7 +273,7 @@ def _along_the_way(facts: Facts) -> str:
         seen = f"the sharpness was {facts.course.sharpness[first]:.4g} and the product {products[first]:.4g}"
         return f"but {when} {seen}, beyond it"
     most = products[np.isfinite(products)].max()
-    return f"and on its way it was no more than {most:.4g}, so that it is the shape of the cost that leads it away"
+    return f"and on its way it was no more than {most:.4g}, so that this limit does not explain it"
 
 
 def _without_rule(facts: Facts) -> str:
