@@ -22,6 +22,7 @@ from jaxgd.outcome import (
     goal,
     has_run,
     named,
+    reach,
     tolerances,
 )
 from jaxgd.plan import Box, Each, Plan, selected
@@ -432,7 +433,8 @@ def epochs_missing(table: "xarray.Dataset") -> np.ndarray:
         steps = np.where(2 * figure["crossings"] >= figure["moves"], 1, figure["window"])  # as `verdict` counts them
         shares = within.gradient / slope, AT_REST * figure["rounding"] / (figure["last_update_norm"] * steps)
         rest = np.log(np.fmin(*shares)) / pace
-        now, end = figure["best_cost"] - within.minimum, np.fmax(within.cost, target - within.minimum)
+        there = reach(np.abs(within.minimum), 0.0, table.attrs.get("tolerance"))  # at the minimum's own size
+        now, end = figure["best_cost"] - within.minimum, np.fmax(there, target - within.minimum)
         sooner = np.log(end / now) / np.log(now / (now + figure["progress"])) * figure["window"]
         return np.where(
             figure["last_update_norm"] == 0,
