@@ -83,9 +83,10 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
     2 trapped: at rest, its gradient vanishes, though not from the start on, and the cost lies above the known minimum.
     6 stopped: at rest, and the gradient does not vanish, or was zero from the start.
     5 diverged, but slowly: no new low in the window, and the cost is above the start's, or was never below it, where
-      most moves turn, and at least three in four swings outgrow the one before; or where no move turns, the last update
-      is the longest of the window, to rounding, the cost was never below the start's, and at the pace of the window
-      cost or gradient norm, by differences and by ratios, would not be back at the start's after as many epochs again.
+      most moves turn, and at least three in four swings outgrow the one before; or where no move turns, the cost was
+      never below the start's, and is at its highest in the window, with an update as long as any, to rounding; or has
+      come down from that, but at the pace of the window cost or gradient norm, by differences and by ratios, would not
+      be back at the start's after as many epochs again.
     4 descending: the window lowered the lowest cost by more than 8 eps·|cost|, but not by less than a hundredth of the
       costs' range in the window, where most moves turn, and more than one in four swings outgrew the one before; or no
       move turns; or the swings shrink: the last two are less than a tenth of the widest, where at most half of them
@@ -232,7 +233,7 @@ def _runs_away(figure: Mapping[str, Any], xp: Any) -> Any:
     slope, start_slope = figure["gradient_norm"], figure["start_gradient_norm"]
     returns &= xp.log(figure["window_gradient_norm"] / slope) * epochs >= xp.log(slope / start_slope) * window
     fades = figure["last_update_norm"] < figure["highest_update_norm"] * (1 - xp.asarray(window * eps, cost.dtype))
-    climbs = (crossings == 0) & never_below & risen & ~returns & ~fades
+    climbs = (crossings == 0) & never_below & risen & xp.where(cost < figure["highest_cost"], ~returns, ~fades)
     late, before, best = (figure[name] for name in ("late_cost", "window_cost", "best_cost"))
     since = epochs - xp.asarray(figure["best_epoch"], cost.dtype)
     then, now = since - window * 0.75, since - window * 0.25  # about when each half of the window was

@@ -405,6 +405,7 @@ NOISY |= {"best_cost": 5.0, "best_epoch": 50, "start_cost": 8.0, "window_gradien
         ({"gradient_norm": 0.0, "last_update_norm": 0.0}, None, "converged"),  # one step led to the bottom
         ({"gradient_norm": 0.0}, None, "descending"),  # momentum leads on
         (CLIMBS | {"last_update_norm": 0.3}, None, "descending"),  # towards a maximum
+        (CLIMBS | {"last_update_norm": 0.3, "highest_cost": 101.4}, None, "diverged"),
         (RUNS_AWAY | {"growths": 37}, None, "oscillating"),
         (RUNS_AWAY | {"crossings": 25, "growths": 25}, None, "oscillating"),  # rolls, does not bounce
         (RUNS_AWAY | {"moves": 15, "crossings": 12, "growths": 12}, None, "diverged"),  # with pauses in between
