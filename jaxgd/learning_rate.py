@@ -13,7 +13,7 @@ from jaxgd import checks
 from jaxgd import plan as plans
 from jaxgd.boundary import margins
 from jaxgd.descent import Descent, Metrics
-from jaxgd.outcome import DIVERGED, OSCILLATING, OUTCOMES, has_run, warn_below_minimum
+from jaxgd.outcome import DESCENDING, DIVERGED, OSCILLATING, OUTCOMES, has_run, warn_below_minimum
 from jaxgd.sweep import in_memory
 from jaxgd.table import METRICS, REPLICATES, is_accuracy, merits
 from jaxgd.trace import check_untraced
@@ -372,7 +372,10 @@ def _still_nears(table: "xarray.Dataset") -> np.ndarray:
     share = np.finfo(update.dtype).eps ** 0.25
     few = (update <= share * (distance + update)) & (slope <= share * start_slope)
     few |= (update <= 64 * rounding) | (2 * crossings < moves) | ~np.isnan(late)
-    return ~((outcome == OSCILLATING) & ~few) & (outcome != DIVERGED)
+    # In chaos some lanes make a new low, or a narrow swing, just before they end.
+    above, progress = table["final_cost"].values - table["best_cost"].values, table["progress"].values
+    by_chance = (outcome == DESCENDING) & (4 * table["growths"].values > crossings) & (above > 3 * progress)
+    return ~(((outcome == OSCILLATING) | by_chance) & ~few) & (outcome != DIVERGED)
 
 
 def _the_argument(lane: Callable[..., Descent]) -> str:

@@ -509,7 +509,7 @@ def test_callbacks_are_called_for_real_lanes_and_epochs_alone(way, tmp_path):
         loud = jaxgd.sweep(lane, axes, epochs=60, history=5, **limits)
         quiet = jaxgd.sweep(lambda learning_rate: lane(learning_rate, False), axes, epochs=60, history=5, **limits)
         for name in quiet:
-            np.testing.assert_allclose(loud[name], quiet[name], rtol=1e-4, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(loud[name], quiet[name], rtol=1e-3, atol=1e-5, err_msg=name)
         assert len(seen) == (quiet["epochs"].values + 1).sum()
         seen.clear()
     jaxgd.sweep(lane, {"learning_rate": [0.1, 0.2]}, epochs=3, run=tmp_path / "run")
