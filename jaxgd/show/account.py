@@ -204,7 +204,7 @@ def _place(facts: Facts) -> str:
 def _why(facts: Facts) -> str:
     """Rate × sharpness, and what it means; empty where nothing can be said."""
     curve, where = _curve(facts)
-    if facts.outcome == "pending" or np.isnan(curve):
+    if facts.outcome in ("pending", "stopped") or np.isnan(curve):
         return ""
     if facts.rule is None:
         return _without_rule(facts)
