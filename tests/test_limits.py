@@ -30,7 +30,7 @@ def descending(**optimizer):
 
 
 def test_where_no_minimum_is_known_the_best_lane_says_where_it_is():
-    found, table = known(BOWL | descending() | {"sweep": {"optimizer": {"learning_rate": RATES}}})
+    found, table = known(BOWL | descending() | {"sweep": {"optimizer": {"learning_rate": RATES}}}, epochs=1000)
     assert set(found) == set(limits.LIMITS) and not found.coords
     assert found["known_limit"].dims == () and found["known_limit"].attrs["along"] == "learning_rate"
     assert float(found["sharpness"]) == pytest.approx(6) and float(found["known_limit"]) == pytest.approx(1 / 3)
