@@ -36,14 +36,14 @@ def asked(text, *words, name="hostile.toml"):
 SETTINGS = {
     "lanes": (
         ["sweep.start.x.linspace=[0,1,1_000_000]", "sweep.optimizer.learning_rate.geomspace=[0.1,1,1_000_000]"],
-        "sweep: 1e+12 lanes (x 1 000 000 × learning_rate 1 000 000) × 72 bytes, and more with params = 72 TB, "
+        "sweep: 1e+12 lanes (x 1 000 000 × learning_rate 1 000 000) × 104 bytes, and more with params = 104 TB, "
         "and this machine has 24 GB of memory",
     ),
     "one axis": (["sweep.start.x.linspace=[0,1,1_000_000_000_000]"], "how many (1 to 100 000 000)"),
     "a long arange": (["sweep.start.x.arange=[0,1,1e-300]"], "has over 100 000 000 values"),
     "values of the cost": (
         ["run.epochs=200_000", "record.history=100_000", "sweep.start.x.linspace=[0,1,1_000_000]"],
-        "sweep: 1 000 000 lanes × 400 073 bytes, with params and records of the cost = 400 GB",
+        "sweep: 1 000 000 lanes × 400 105 bytes, with params and records of the cost = 400 GB",
     ),
     "time": (
         ["run.epochs=1_000_000_000", "sweep.start.x.linspace=[0,1,100_000_000]", "sweep.seed.arange=[12]"],
