@@ -70,13 +70,13 @@ def network(params: dict, x: jax.Array) -> jax.Array:
     return hidden @ params["output"]["kernel"]
 
 
-def start(seed: int) -> dict:
+def start(seed: int, units: int = UNITS) -> dict:
     """Xavier-normal weights, and no bias yet."""
     hidden, output = jax.random.split(jax.random.key(seed))
-    xavier = jnp.sqrt(2 / (1 + UNITS))
+    xavier = jnp.sqrt(2 / (1 + units))
     return {
-        "hidden": {"kernel": GAIN * xavier * jax.random.normal(hidden, (UNITS,)), "bias": jnp.zeros(UNITS)},
-        "output": {"kernel": xavier * jax.random.normal(output, (UNITS,))},
+        "hidden": {"kernel": GAIN * xavier * jax.random.normal(hidden, (units,)), "bias": jnp.zeros(units)},
+        "output": {"kernel": xavier * jax.random.normal(output, (units,))},
     }
 
 

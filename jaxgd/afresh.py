@@ -23,9 +23,11 @@ def new_context() -> Iterator[None]:
     if _context.value is not None:
         yield
         return
-    with _context(next(_numbers)):
-        yield
-    _limit_traces()
+    try:
+        with _context(next(_numbers)):
+            yield
+    finally:
+        _limit_traces()
 
 
 def _limit_traces() -> None:

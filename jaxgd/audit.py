@@ -18,8 +18,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgd.descent import norm
 from jaxgd.lanes import Begin, Lanes, Limits, evaluated, length_of, looped, segment_end, within
-from jaxgd.outcome import NEVER, Watch, choose, is_finite, look, watch_from
+from jaxgd.outcome import NEVER
 from jaxgd.program import Explicit, Leaves
+from jaxgd.watch import Watch, by_cost, changes, choose, is_finite, look, watch_from
 
 _UNTIL_A_CHECK = 10  # epochs that an audit makes before it asks whether any lane goes on
 
@@ -34,10 +35,10 @@ class Seen(NamedTuple):
 class Ends(NamedTuple):
     """What the two ends of a window are."""
 
-    start_gradient_norm: Float[Array, " lane"]  # NaN where lanes are judged by their cost alone
-    finite: Bool[Array, " lane"]  # whether the last state is
+    start_gradient_norm: Float[Array, " lane"]  # NaN over minibatches
     cost: Float[Array, " lane"]  # of the last finite state; NaN if there was none
     gradient_norm: Float[Array, " lane"]  # likewise
+    changed: Bool[Array, " lane"]  # whether the window as a whole changed a param by more than rounding
 
 
 # --- looks ---
@@ -80,11 +81,11 @@ def watched(one: Explicit, offset, count: int, constants: Leaves, moving, update
     """
 
     def epoch(offset, constants, params, state, shared, best_cost, seen, updates):
-        cost, grads, moved, state, shared = one.step(constants, params, state, shared)
-        runs = within(cost, limits)  # what stands still keeps its cost, so that it stays so
+        cost, _, moved, state, shared = one.step(constants, params, state, shared)
+        runs = within(cost, limits) & is_finite(params)  # what stands still keeps its cost, so that it stays so
         runs = runs if updates is None else runs & (offset < updates)
         lower = runs & (cost < best_cost)
-        watch = look(seen.watch, params, cost, None if one.has_batches else grads)
+        watch = look(seen.watch, params, cost, moved, updates_made(seen) == offset)
         moved, best_cost = choose(runs, moved, params), jnp.where(lower, cost, best_cost)
         return (moved, state, shared, best_cost, Seen(watch, _ticked(seen.clock, offset, runs, lower))), cost
 
@@ -99,6 +100,22 @@ def watched(one: Explicit, offset, count: int, constants: Leaves, moving, update
     moves = (True, True, is_each, True, True)
     many = one.over_lanes(of_one, (False, True, *moves, True), (moves, True), as_one=True)
     return many(offset, constants, *moving, updates)
+
+
+def last_look(one: Explicit, seen: Seen, lanes: Lanes, shared: Leaves, offset, limits: Limits) -> Seen:
+    """What has been seen of lanes with data once a segment is over, and they are looked at where they have come to."""
+    if not one.has_batches:
+        moving = (lanes.params, lanes.state, shared, lanes.best_cost, seen)
+        made = jnp.full_like(lanes.place, offset)
+        return watched(one, offset, 1, lanes.constants, moving, made, limits)[0][-1]
+    cost, _ = evaluated(one, lanes, shared)  # the next update would be a pass over all minibatches
+
+    def look_at(watch, params, cost, made, offset):
+        return look(watch, params, cost, params, made == offset)
+
+    own = (True, True, True, True, False)
+    watch = one.over_lanes(look_at, own)(seen.watch, lanes.params, cost, updates_made(seen), offset)
+    return seen._replace(watch=watch)
 
 
 # --- audits ---
@@ -134,7 +151,7 @@ def _by_what_they_share(one: Explicit, constants: Leaves, begin: Begin, updates,
         return waiting & ~now, one.over_lanes(choose, (True, True, True))(now, new, found)
 
     nothing = begin.params, begin.best_cost, unseen(one, begin.params, begin.best_cost)
-    return lax.while_loop(lambda carry: jnp.any(carry[0]), one_group, (updates > 0, nothing))[1]
+    return lax.while_loop(lambda carry: jnp.any(carry[0]), one_group, (begin.first != NEVER, nothing))[1]
 
 
 def _rerun(one: Explicit, constants: Leaves, begin: Begin, updates, limits: Limits, is_each: bool = False):
@@ -158,10 +175,11 @@ def _rerun(one: Explicit, constants: Leaves, begin: Begin, updates, limits: Limi
     seen = unseen(one, begin.params, begin.best_cost)
     start = (begin.params, begin.state, begin.shared, begin.best_cost, seen)
     if one.on_cpu:
-        _, end = lax.while_loop(goes_on, a_few, (jnp.int32(0), start))
+        now, end = lax.while_loop(goes_on, a_few, (jnp.int32(0), start))
     else:  # to ask takes longer than to go on
-        end = looped(epochs, one, jnp.int32(0), length_of(one), start)
-    params, _, _, best_cost, seen = end
+        now = length_of(one)
+        end = looped(epochs, one, jnp.int32(0), now, start)
+    params, _, _, best_cost, seen = epochs(now, end, 1)  # where they have come to, and where they would go
     return params, best_cost, seen
 
 
@@ -187,22 +205,23 @@ def figures(
       best_epoch: of the lowest cost, unless the end's is lower.
       decided: the lowest costs by which they were found to have ended.
     """
-    watch, ends = _last_look(one, watch, start, end, shared, is_each)
+    ends = _ends(one, watch, start, shared, is_each)
     counts = (end.epochs, best_epoch, start.best_cost, end.best_cost, decided, made)
     return one.over_lanes(functools.partial(figures_of, limits), [True] * 8, as_one=True)(watch, ends, *counts)
 
 
-def _last_look(one: Explicit, watch: Watch, start: Lanes, end: Lanes, shared: Leaves, is_each) -> tuple[Watch, Ends]:
-    """The watch, once it has seen where the lanes have come to; and the window's ends."""
+def _ends(one: Explicit, watch: Watch, start: Lanes, shared: Leaves, is_each) -> Ends:
+    """The two ends of a window, once the watch has seen the last state."""
     norms = one.over_lanes(norm, (True,))
-    cost, grads = evaluated(one, end, shared, is_each)
-    finite = one.over_lanes(is_finite, (True, True))(end.params, cost)
-    watch = one.over_lanes(look, [True] * 4, as_one=True)(watch, end.params, cost, None if one.has_batches else grads)
-    cost, grads = evaluated(one, end._replace(params=watch.params), shared, is_each)
+    cost, grads = evaluated(one, start._replace(params=watch.params), shared, is_each)
     once = one.over_lanes(is_finite, (True, True))(watch.params, cost)
     cost, gradient_norm = (jnp.where(once, a, jnp.nan) for a in (cost, norms(grads)))
     first = jnp.full_like(cost, jnp.nan) if one.has_batches else norms(evaluated(one, start, shared, is_each)[1])
-    return watch, Ends(first, finite, cost, gradient_norm)
+    return Ends(first, cost, gradient_norm, one.over_lanes(_changed, (True, True))(start.params, watch.params))
+
+
+def _changed(before: Leaves, after: Leaves) -> Bool[Array, ""]:
+    return changes(after, [b - a for a, b in zip(after, before, strict=True)])
 
 
 def figures_of(
@@ -213,10 +232,12 @@ def figures_of(
     Where two loops that round differently disagree whether it ended at all, what the truth loop found
     its lowest cost to be has decided.
     """
-    lower = ends.finite & (ends.cost < low_after)
+    lower = watch.finite & (ends.cost < low_after)
     best_cost = jnp.where(lower, ends.cost, low_after)
-    met = (ends.finite & (ends.cost <= limits.target)) | (jnp.isfinite(decided) & (decided <= limits.target))
-    lost = ~(ends.finite & (ends.cost <= limits.ceiling)) | jnp.isnan(decided)
+    met = watch.finite & ((ends.cost <= limits.target) | (jnp.isfinite(decided) & (decided <= limits.target)))
+    lost = ~(watch.finite & (ends.cost <= limits.ceiling)) | jnp.isnan(decided)
+    unknown = jnp.full_like(best_cost, jnp.nan)
+    course = {"crossings": watch.crossings, "window_cost": unknown, "late_cost": unknown, "cost_noise": unknown}
     return {
         "final_cost": ends.cost,
         "best_cost": best_cost,
@@ -225,12 +246,15 @@ def figures_of(
         "gradient_norm": ends.gradient_norm,
         "target_epoch": jnp.where(met, epochs, NEVER),
         "diverged_epoch": jnp.where(lost, epochs, NEVER),
-        "crossings": watch.crossings,
         "window": made,
-        "growths": watch.growths,
         "progress": low_before - best_cost,
+        "moves": jnp.maximum(watch.moves, ends.changed),
+        "growths": watch.growths,
+        "highest_update_norm": watch.highest_update_norm,
+        "last_update_norm": watch.last_update_norm,
+        "swing_update_norm": jnp.fmax(watch.swing, watch.swing_before),
         "window_gradient_norm": ends.start_gradient_norm,
-        "highest_gradient_norm": watch.highest_gradient_norm,
-        "swing_gradient_norm": jnp.fmax(watch.swing, watch.swing_before),
+        "highest_cost": watch.highest_cost,
         "params": watch.params,
+        **(course if watch.costs is None else by_cost(watch.costs)),
     }

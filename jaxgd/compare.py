@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from jaxgd import checks
 from jaxgd.learning_rate import best_rates
 from jaxgd.outcome import DIVERGED, has_run
-from jaxgd.table import METRICS, REPLICATES, best, by_name, is_accuracy, merits, scores, selected_by
+from jaxgd.table import METRICS, REPLICATES, best, by_name, is_accuracy, merits, scores, selected_by, typical
 
 if TYPE_CHECKING:
     import xarray
@@ -71,7 +71,7 @@ def compared(table: "xarray.Dataset", by: str | None = None, factor: float = 2.0
     checks.table("compared", table, by, "final_cost", "best_epoch")
     factor = checks.real("factor", factor, least=1, allowed="a finite number, 1 or more")
     found = [_contender(name, part, by, factor) for name, part in by_name(table).items()]
-    return sorted(found, key=lambda c: [*map(float, merits(c.setting, by))] if c.figures else [np.inf])
+    return sorted(found, key=lambda c: [*map(float, merits(c.setting, by))] if c.figures else [1.0])
 
 
 def _contender(name: str, table: "xarray.Dataset", by: str, factor: float) -> Contender:
@@ -96,13 +96,13 @@ def _contender(name: str, table: "xarray.Dataset", by: str, factor: float) -> Co
 
 
 def figure_of(setting: "xarray.Dataset", name: str) -> Figure:
-    """Median, lowest and highest over the seeds of a setting: of those that have the figure; of epochs to the target
-    over all seeds, infinite where it was not met."""
-    values = setting[name].values.astype(float)
-    values = np.where(np.isnan(values), np.inf, values) if name == "target_epoch" else values[np.isfinite(values)]
+    """Over the seeds of a setting the median, as in `table.typical`; the lowest and the highest of those that have the
+    figure and did not diverge. Of epochs to the target over all seeds, infinite where it was not met."""
+    score = scores(setting, name)
+    values = score.values.ravel() if name == "target_epoch" else setting[name].values[np.isfinite(score)]
     if not values.size:
         return Figure(np.nan, np.nan, np.nan)
-    return Figure(float(np.median(values)), float(values.min()), float(values.max()))
+    return Figure(float(typical(setting, name)), float(values.min()), float(values.max()))
 
 
 def _varies(table: "xarray.Dataset", name: str) -> bool:

@@ -23,12 +23,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgd import one_by_one
-from jaxgd.audit import Seen, audited, epoch_of_low, figures, unseen, updates_made, watched
+from jaxgd.audit import Seen, audited, epoch_of_low, figures, last_look, unseen, updates_made, watched
 from jaxgd.descent import norm
 from jaxgd.lanes import Begin, Lanes, Last, Limits, costs_of, length_of, over_segment, segment_end, within
-from jaxgd.outcome import NEVER, choose, judgement
+from jaxgd.outcome import NEVER, judgement
 from jaxgd.program import Explicit, Leaves, Program, compiled, explicit
 from jaxgd.trace import Trace
+from jaxgd.watch import choose, is_finite, rounding
 
 _CACHE_BYTES = 1 << 17  # of params, grads and state that a block may hold and still live in a core's L2
 FEWEST, _MOST = 64, 4096  # lanes per block: never less than full vectors, never more than retirement likes
@@ -170,6 +171,7 @@ def _batch(
         lanes = _with_figures(one, lanes, begun[0], block, limits)
     ended = _as_they_came(one, lanes)
     found = start | jax.tree.map(lambda a: jnp.moveaxis(a, one.axis, 0), ended.figures)
+    found |= _apart_from_start(one, begun[1], ended.figures["params"], lanes.best_cost.dtype)
     closed_over = (begun[0], ended.figures["params"], begun[2])  # by metrics
     found["outcome"] = judgement(found, limits.goal, jnp)
     found["metrics"] = _by_block(one, closed_over, block, lambda *lane: one.metrics(*lane, shared))
@@ -207,6 +209,17 @@ def _at_start(
         never = begin._replace(first=jnp.full_like(place, NEVER))
         lanes = lanes._replace(last=Last(never, cost, jnp.zeros_like(place, bool)))
     return lanes, {"start_cost": cost, "start_gradient_norm": gradient_norm}
+
+
+def _apart_from_start(one: Explicit, start: Leaves, end: Leaves, dtype: Any) -> dict[str, Any]:
+    """How far the params came, and how finely they are known."""
+
+    def of_one(start, end):
+        away = [(b - a).astype(dtype) for a, b in zip(start, end, strict=True)]
+        return norm(away), jnp.maximum(rounding(start, dtype), rounding(end, dtype))
+
+    distance, finest = one.over_lanes(of_one, (True, True))(start, end)
+    return {"distance": distance, "rounding": finest}
 
 
 def _with_figures(one: Explicit, lanes: Lanes, constants: Leaves, block: int, limits: Limits) -> Lanes:
@@ -353,7 +366,8 @@ def _segments(one: Explicit, lanes: Lanes, goes, shared: Leaves, slot, first, un
         begin = _begin_of(lanes, first, shared)
         move = _looked_at if one.has_data else _truth
         moved, after, slot, seen = move(one, lanes, shared, segment.slot, first, last, limits)
-        ended = goes & ~(within(moved.best_cost, limits) & within(costs_of(one, moved, after), limits))
+        on = within(moved.best_cost, limits) & within(costs_of(one, moved, after), limits)
+        ended = goes & ~(on & one.over_lanes(is_finite, (True,))(moved.params))
         repeats = goes & ~ended & _repeats(one, begin, moved, after, last, limits)
         return _Segment(last, slot, begin, after, moved, ended, repeats, seen)
 
@@ -373,8 +387,9 @@ def _found_of(one: Explicit, segment: _Segment, limits: Limits) -> dict[str, Any
     made = jnp.where(segment.ended, updates_made(segment.seen), segment.last - begin.first)
     end = end._replace(epochs=jnp.where(segment.repeats, limits.epochs, begin.first + made))
     start = end._replace(params=begin.params, state=begin.state, best_cost=begin.best_cost)
-    low, watch = segment.last - end.since_low, segment.seen.watch
-    return figures(one, start, end, watch, segment.shared, made, low, end.best_cost, limits)
+    seen = last_look(one, segment.seen, segment.lanes, segment.shared, segment.last - begin.first, limits)
+    low = segment.last - end.since_low
+    return figures(one, start, end, seen.watch, segment.shared, made, low, end.best_cost, limits)
 
 
 def _begin_of(lanes: Lanes, first, shared: Leaves) -> Begin:

@@ -1,6 +1,6 @@
 """Why a lane of a run did what it did: the lane followed once more, and what there is to compare it with."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,12 @@ from jaxgd import lane as lanes
 from jaxgd import plan as plans
 from jaxgd import run as runs
 from jaxgd import store
+from jaxgd import watch as watching
 from jaxgd.descent import norm
 from jaxgd.limits import sharpness_at
 from jaxgd.nearest import nearest
-from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, OUTCOMES, TRAPPED, dot, named
-from jaxgd.stability import known_limit, known_rule, sharpness
+from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, OUTCOMES, TRAPPED, named
+from jaxgd.stability import FORMULAS, PRECONDITIONED, known_limit, known_rule, preconditioner, sharpness
 from jaxgd.table import REPLICATES, best, epochs_missing
 from jaxgd.trace import Trace
 
@@ -41,8 +42,16 @@ class Course(NamedTuple):
     cost: Float[Array, " look"]
     gradient_norm: Float[Array, " look"]
     sharpness: Float[Array, " look"]
-    crossings: int  # successive gradients that point against each other, all the way
+    crossings: int  # successive moves that point against each other, all the way
     lowest_curvature: float  # at the end; NaN where there are too many params to say
+    preconditioned: Float[Array, " look"] | None = None  # sharpness, of an optimizer whose preconditioner is known
+
+
+class Adaptive(NamedTuple):
+    """What theory allows an optimizer that preconditions, with the preconditioner of the lane's own state."""
+
+    formula: str
+    limits: Float[Array, " look"]  # of the rate; NaN before the first update, which no preconditioner precedes
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class Facts:
     rule: str | None  # in `stability.FORMULAS`
     rate: float | None
     momentum: float | None
+    adaptive: Adaptive | None  # None of an optimizer that does not precondition, or that theory doesn't know
     sharpness: float  # at the minimum that it settled in, or that its neighbour did; NaN if none is known
     nearest: "xarray.Dataset | None"  # the nearest setting that converged
     best: "xarray.Dataset | None"  # the best setting of the run; None if all diverged
@@ -84,7 +94,7 @@ def explained(folder: Path, asked: Mapping[str, Any]) -> Facts:
       asked: coordinates by name, as in `nearest.nearest`.
 
     Raises:
-      ConfigError: no such lane, its config can't be carried out any more, or the code or a package has changed since.
+      ConfigError: no such lane, its config can't be run any more, or the code or a package has changed since.
       StoreError: the folder can't be read.
     """
     run = runs.reopened(folder)
@@ -99,8 +109,15 @@ def explained(folder: Path, asked: Mapping[str, Any]) -> Facts:
     rate, momentum = given.get("learning_rate"), given.get("momentum")
     batches = single.data is not None and single.data.batch_size is not None  # theory is of one cost
     rule = known_rule(optimizer.name, given) if optimizer and optimizer.name and not batches else None
-    numbers = all(isinstance(value, (int, float)) for value in (rate, 0.0 if momentum is None else momentum))
-    course = followed(run.plan, index, _length(figures))
+    stated = {name: value for name, value in given.items() if value is not None}
+    numbers = rate is not None and all(isinstance(value, (int, float)) for value in stated.values())
+    has_diagonal = numbers and rule is not None and optimizer.name in PRECONDITIONED
+    diagonal = partial(_diagonal, optimizer.name, stated) if has_diagonal else None
+    course = followed(run.plan, index, _length(figures), diagonal)
+    adaptive = None
+    if has_diagonal:
+        allowed = known_limit(optimizer.name, course.preconditioned, stated)
+        adaptive = Adaptive(FORMULAS[rule], np.where(course.epoch > 0, allowed, np.nan))
     beside = _nearest_converged(table, index)
     try:
         winner = best(table, run.config.run.select)
@@ -111,9 +128,10 @@ def explained(folder: Path, asked: Mapping[str, Any]) -> Facts:
         figures=figures,
         course=course,
         optimizer=optimizer.name if optimizer else None,
-        rule=rule if numbers and rate is not None else None,
+        rule=rule if numbers and not has_diagonal else None,
         rate=float(rate) if isinstance(rate, (int, float)) else None,
         momentum=float(momentum) if isinstance(momentum, (int, float)) else None,
+        adaptive=adaptive,
         sharpness=_sharpness_at_minimum(run.plan, table, index, course, beside),
         nearest=None if beside is None else table.isel(dict(zip(table["outcome"].dims, beside, strict=True))),
         best=winner,
@@ -141,41 +159,54 @@ def _length(figures: "xarray.Dataset") -> int:
 # --- the lane itself ---
 
 
-def followed(plan: plans.Plan, index: Index, epochs: int) -> Course:
-    """One lane again, looked at some times along its way; equal to the lane within the sweep to rounding."""
+def followed(plan: plans.Plan, index: Index, epochs: int, diagonal: Callable[[Any], Any] | None = None) -> Course:
+    """One lane again, looked at some times along its way; equal to the lane within the sweep to rounding.
+
+    With `diagonal`, which reads the preconditioner from an optimizer state, the preconditioned sharpness too.
+    """
     size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(plan.outline["params"]))
     looks = np.unique(np.linspace(0, epochs, _LOOKS if size <= _SMALL else _FEW).round().astype(np.int32))
     static = next(iter(plans.by_program(plan, [index])))
     point = jax.tree.map(lambda values: values[0], plans.points(plan, [index]))
     with jax.enable_x64(plan.x64), plans.plain_words():
-        course = jax.jit(partial(_course, plan.trace(static)))(looks, point)
+        course = jax.jit(partial(_course, plan.trace(static), diagonal))(looks, point)
         course = jax.tree.map(np.asarray, course)
     return course._replace(crossings=int(course.crossings), lowest_curvature=float(course.lowest_curvature))
 
 
-def _course(lane: Trace, looks: Int[Array, " look"], point: dict[str, Any]) -> Course:
+def _diagonal(optimizer: str, hyperparameters: dict[str, Any], state: Any) -> Float[Array, " params"]:
+    return ravel_pytree(preconditioner(optimizer, state, hyperparameters))[0]
+
+
+def _course(lane: Trace, diagonal: Any, looks: Int[Array, " look"], point: dict[str, Any]) -> Course:
     cost, start, init, step, *_ = lane.opened(point)
     flat, as_params = ravel_pytree(start)
 
     def moved(_, carry):
-        (params, state), before, crossings = carry
-        _, grads, *after = step(params, state)
-        return tuple(after), grads, crossings + (dot(before, grads) < 0)
+        (params, state), watch = carry
+        value, _, *after = step(params, state)
+        return tuple(after), watching.look(watch, params, value, after[0], True)
 
     def look(carry, span):
         now, following = span
-        params = carry[0][0]
+        params, state = carry[0]
         value, grads = jax.value_and_grad(cost)(params)
-        return jax.lax.fori_loop(now, following, moved, carry), (ravel_pytree(params)[0], value, norm(grads))
+        seen = ravel_pytree(params)[0], value, norm(grads), None if diagonal is None else diagonal(state)
+        return jax.lax.fori_loop(now, following, moved, carry), seen
 
-    still = jax.tree.map(jnp.zeros_like, start)
+    watch = watching.watch_from(start, jnp.zeros_like(cost(start)))
     spans = (looks, jnp.append(looks[1:], looks[-1]))
-    carry, seen = jax.lax.scan(look, ((start, init(start)), still, jnp.int32(0)), spans)
-    (last, _), before, crossings = carry
-    crossings += dot(before, jax.grad(cost)(last)) < 0
+    carry, (*seen, diagonals) = jax.lax.scan(look, ((start, init(start)), watch), spans)
+    _, watch = moved(0, carry)  # after the last epoch too: where it would go says how it moves
+    (last, _), _ = carry
     curves = jax.lax.map(lambda place: sharpness(cost, as_params(place)), seen[0])
+    preconditioned = None
+    if diagonal is not None:
+        preconditioned = jax.lax.map(
+            lambda here: sharpness(cost, as_params(here[0]), preconditioner=as_params(here[1])), (seen[0], diagonals)
+        )
     lowest = -sharpness(lambda params: -cost(params), last) if flat.size <= _SMALL else jnp.nan
-    return Course(looks, *seen, curves, crossings, lowest)
+    return Course(looks, *seen, curves, watch.crossings, lowest, preconditioned)
 
 
 # --- what it is compared with ---

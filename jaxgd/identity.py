@@ -70,10 +70,8 @@ class _Writer:
         yield f"{' '.join(map(bound, jaxpr.constvars))}; {' '.join(map(bound, jaxpr.invars))}"
         for equation in jaxpr.eqns:
             calls = "callback" in equation.primitive.name
-            self.is_opaque, self.asks_python = (
-                self.is_opaque or calls,
-                self.asks_python or (calls and bool(equation.outvars)),
-            )
+            self.is_opaque |= calls
+            self.asks_python |= calls and bool(equation.outvars)
             context = [getattr(equation.ctx, name, None) for name in _CONTEXT]
             params = {k: v for k, v in equation.params.items() if k not in _RULES}
             ins, outs = " ".join(map(used, equation.invars)), " ".join(map(bound, equation.outvars))

@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgd import checks
 from jaxgd import plan as plans
+from jaxgd.boundary import margins
 from jaxgd.descent import Descent, Metrics
-from jaxgd.outcome import DIVERGED, OSCILLATING, OUTCOMES, has_run
+from jaxgd.outcome import DESCENDING, DIVERGED, OSCILLATING, OUTCOMES, has_run, warn_below_minimum
 from jaxgd.sweep import in_memory
 from jaxgd.table import METRICS, REPLICATES, is_accuracy, merits
 from jaxgd.trace import check_untraced
@@ -31,6 +32,8 @@ class LearningRate(NamedTuple):
     high: float
     edge: float  # the largest rate above the best before the first that diverges; NaN: none does
     below_edge: float  # edge / best
+    unstable: float  # the first that diverges
+    surely_stable: float  # the boundary lies between this and `unstable`, as far as so many epochs tell
     ties: int  # rates that do exactly as well as the best, itself included
     by: str  # the figure that was compared
     factor: float
@@ -53,7 +56,8 @@ class LearningRate(NamedTuple):
             said += "; it is the end of the range tried: widen it"
         if np.isnan(self.edge):
             return f"{said}; none above it diverges, up to {self._last:.3g}"
-        return f"{said}; diverges above {self.edge:.6g}, {self.below_edge:.3g} times the best"
+        between = f"so many epochs place the boundary between {self.surely_stable:.6g} and {self.unstable:.6g}"
+        return f"{said}; diverges above {self.edge:.6g}, {self.below_edge:.3g} times the best ({between})"
 
     @property
     def _first(self) -> float:
@@ -106,7 +110,8 @@ def find_learning_rate(
       factor: how close to the best is good enough, as in `best_rates`.
 
     Returns:
-      A `LearningRate`: `best`, `low`, `high`, `edge`, `below_edge`, `ties` and the whole `table`.
+      A `LearningRate`: `best`, `low`, `high`, `edge`, `below_edge`, `unstable`, `surely_stable`, `ties` and the whole
+      `table`.
 
     Raises:
       ValueError, TypeError: a range that is none, an optimizer that already has its rate, a figure that
@@ -145,8 +150,10 @@ def find_learning_rate(
         fine = in_memory(plans.over(plan, {"learning_rate": finer}))  # of the same trace
         table = xarray.concat([coarse, fine], "learning_rate", data_vars="all", combine_attrs="override")
         table = table.drop_duplicates("learning_rate").sortby("learning_rate")
+    warn_below_minimum(table["best_cost"], minimum, None)
     answer = best_rates(table, by=by, factor=factor)
-    figures = {name: float(answer[name]) for name in ("best", "low", "high", "edge", "below_edge")}
+    names = ("best", "low", "high", "edge", "below_edge", "unstable", "surely_stable")
+    figures = {name: float(answer[name]) for name in names}
     return LearningRate(**figures, ties=int(answer["ties"]), by=by, factor=factor, table=table)
 
 
@@ -155,9 +162,9 @@ def best_rates(
 ) -> "xarray.Dataset":
     """The best rate of a sweep, how much the choice matters, and how far below the edge the best lies.
 
-    For each point of the other dimensions, an optimizer or a start; seeds are replicates, of which
-    the median counts, diverged being worst. Of rates that do equally well, the best is chosen as by
-    `table.best`, then it is the smallest.
+    For each point of the other dimensions, an optimizer or a start; seeds are replicates: the rates at
+    which the fewest of them diverged are compared, by the median over the others. Of rates that do
+    equally well, the best is chosen as by `table.best`, then it is the smallest.
 
     Args:
       table: the result of a sweep over a learning rate, or over anything else with an order.
@@ -172,8 +179,10 @@ def best_rates(
       A Dataset over the other dimensions: `best` and its `score`; `low` and `high`, between which
       every rate tried comes within the factor; `ties`, how many rates share the best score; `edge`,
       the largest rate above the best before the first at which any seed diverged, and `unstable`,
-      that one; `below_edge`, edge / best; `changes`, how often neighbours differ in whether they
-      diverged. NaN where there is no such rate: where all diverged, or nothing above the best did.
+      that one; `surely_stable`, up to which so many epochs tell that none diverges (see `edges`);
+      `below_edge`, edge / best; `changes`, how often neighbours differ in whether they
+      diverged; `diverged`, the share of seeds that diverged at the best. NaN where there is no such
+      rate: where every lane diverged; of the edge, where none above the best did, or a seed at the best.
 
     Raises:
       ValueError: no such dimension or figure, a dimension of names, or a factor below 1.
@@ -189,8 +198,9 @@ def best_rates(
     diverged, ran = table["outcome"] == DIVERGED, has_run(table["outcome"])
     figures = {
         "rates": table[along].astype(float).broadcast_like(ran.isel(dict.fromkeys(replicates, 0), drop=True)),
-        "diverged": diverged.any(replicates),
+        "diverged": diverged.mean(replicates),
         "ran": ran.all(replicates),
+        "margin": margins(table).max(replicates),
     }
     figures |= {f"merit {place}": merit for place, merit in enumerate(merits(table, by))}
     others = [name for name in figures["diverged"].dims if name != dimension]
@@ -207,24 +217,37 @@ def best_rates(
 
 
 _SCORES = ("final_cost", "best_cost", "target_epoch")
-ANSWERS = ("best", "score", "low", "high", "ties", "edge", "unstable", "below_edge", "changes")
+ANSWERS = (
+    "best",
+    "score",
+    "low",
+    "high",
+    "ties",
+    "edge",
+    "unstable",
+    "surely_stable",
+    "below_edge",
+    "changes",
+    "diverged",
+)
 
 
 class CriticalRate(NamedTuple):
     """Where convergence ends. `print` it for the answer in words."""
 
-    value: float  # the last stable one before the edge; NaN if there is no edge, or not one alone
-    low: float  # outcomes change between low and high only, as far as they were looked at
+    value: float  # the last that looks stable before the edge; NaN if there is no edge, or not one alone
+    low: float  # the edge lies between low and high, as far as so many epochs tell
     high: float
-    single: bool  # whether low and high hold one edge, known as closely as the dtype and rounding allow
-    changes: int  # between neighbours of the last section
+    single: bool  # whether low and high hold one edge
+    changes: int  # of the outcome between neighbours of the last section
     unstable: tuple[str, ...]  # the outcomes that count as unstable
 
     def __str__(self) -> str:
         ends = " or ".join(self.unstable)
         if self.single:
-            known = f"known between {self.low!r} and {self.high!r}{', where it alternates' * (self.changes > 1)}"
-            return f"{self.value!r}: from there on the outcome is {ends} ({known})"
+            alternates = ", where outcomes alternate" * (self.changes > 1)
+            known = f"so many epochs place the edge between {self.low:.6g} and {self.high:.6g}{alternates}"
+            return f"{self.value:.6g}: from there on the outcome is {ends} ({known})"
         if self.changes:
             return (
                 f"no one critical value: the outcome alternates {self.changes} times between {self.low:.6g} and "
@@ -245,27 +268,26 @@ def critical_learning_rate(
 ) -> CriticalRate:
     """The value between `low` and `high` at which convergence ends.
 
-    Section by section: 256 values side by side, then the gap between the two neighbours that
-    differ, until they are neighbours among the numbers of the dtype. Every section runs in the same
-    compiled program. Where outcomes change more than once in a section, there is no one edge, and
-    none is returned; unless they do so within 1/epochs of an edge that looked like one from further
-    off, for so many epochs don't tell such rates apart, or within √eps, where rounding decides. Then
-    they do between the `low` and `high` of the answer.
+    Section by section: 256 values side by side, then the gap between the two neighbours that differ, until it is much
+    narrower than what the epochs can tell apart. Every section runs in the same compiled program. Close to the limit a
+    lane contracts or grows ever more slowly, and directions that still move hide it. So the edge may lie below the last
+    value that looks stable, by the margin of `boundary.margins`: the `low` of the answer is that much lower, and `high`
+    the first value that does not look stable. Where outcomes change more than once in a section, over more than that
+    margin, there is no one edge, and none is returned.
 
     A lane is stable as long as it gets nearer, or is there. One whose swings go on or grow (oscillating,
-    diverged) is not, long before it has outgrown its start; unless its gradient is down to eps^¼ of that
-    at the start, where rounding or slower swings may hide that it gets nearer, or its swings are those
-    of batches, which never die down. On random quadratics of up to 50 dimensions that finds the known
-    limit to 5e-6 after 20 000 epochs, and mostly to the last bits; the fewer, the less closely.
+    diverged) is not, long before it has outgrown its start; unless its updates are down to eps^¼ of the way
+    that it came, where rounding or slower swings may hide that it gets nearer, or its swings are those of batches,
+    which never die down.
 
     Args:
       lane: one descent as a function of the value, with data or without; further arguments need defaults.
       low, high: one of them stable, the other not.
       epochs: updates per descent.
       unstable: in place of that, the outcomes that end stability. With "diverged", swings between bounds
-        are stable. A slow divergence shows only once the steepest direction has outgrown the gradient
-        at the start, so the edge comes out too high: on a quadratic by log(1/s) / 2·epochs, relatively,
-        with s that direction's part of the gradient at the start.
+        are stable. A slow divergence shows only once the steepest direction has outgrown the start, so that
+        `value` comes out too high: on a quadratic by log(1/s) / 2·epochs, relatively, with s that direction's
+        part of the start. `low` allows for it.
 
     Returns:
       A `CriticalRate`.
@@ -273,6 +295,12 @@ def critical_learning_rate(
     Raises:
       ValueError, TypeError: a range that is none, an unknown outcome, a lane without the one
         argument that varies, or what `sweep` refuses.
+
+    >>> def lane(learning_rate):
+    ...     return Descent(lambda x: x**2 + 5, 9.0, gradient_descent(learning_rate))
+    >>> found = critical_learning_rate(lane, 0.1, 10, epochs=200)
+    >>> bool(found.low < 1 <= found.high)
+    True
     """
     check_untraced(low, high)
     low, high = _checked_range(low, high, positive=False)
@@ -282,29 +310,50 @@ def critical_learning_rate(
         raise ValueError(f"unstable = {unknown[0]!r}: must be among {', '.join(OUTCOMES[1:])}")
     name = _the_argument(lane)
     real = np.float64 if jax.config.jax_enable_x64 else np.float32
-    stable = _still_nears if unstable is None else functools.partial(_is_none_of, ends)
-
-    def section(low, high):
-        """Values from low to high, those after which the outcome changes, and whether the first is stable."""
-        space = np.geomspace if 0 < 2 * low < high else np.linspace  # the latter misses no number in a narrow gap
-        values = np.sort(np.clip(space(low, high, _SECTION, dtype=np.float64).astype(real), low, high))
-        is_stable = stable(in_memory(plans.over(plan, {name: values})))
-        return values, np.flatnonzero(np.diff(is_stable)), is_stable[0]
-
+    is_stable = _still_nears if unstable is None else functools.partial(_is_none_of, ends)
     low, high = real(low), real(high)
     plan = plans.planned(lane, {name: np.array([low, high])}, epochs=epochs)
-    alike = np.sqrt(np.finfo(real).eps)  # values so near, relatively, that their outcomes may alternate at one edge
+    surely = None  # how far the edge lies off for certain, seen from the stable side
     while True:
-        values, changes, first_is_stable = section(low, high)
+        space = np.geomspace if 0 < 2 * low < high else np.linspace  # the latter misses no number in a narrow gap
+        values = np.sort(np.clip(space(low, high, _SECTION, dtype=np.float64).astype(real), low, high))
+        table = in_memory(plans.over(plan, {name: values}))
+        stable = is_stable(table)
+        changes = np.flatnonzero(np.diff(stable))
         if not changes.size:
             return CriticalRate(np.nan, float(low), float(high), False, 0, ends)
+        rises = bool(stable[0])
+        last = changes[0] if rises else changes[-1] + 1  # on the stable side
+        surely = _surely(values, table, last, rises, surely)
         low, high = values[changes[0]], values[changes[-1] + 1]
-        one = changes.size == 1
-        if not one or np.nextafter(low, high) >= high:
-            single = one or high - low <= alike * max(abs(low), abs(high))
-            value = float(low if first_is_stable else high)
-            return CriticalRate(value if single else np.nan, float(low), float(high), single, len(changes), ends)
-        alike = max(alike, 1 / epochs)  # now that there is one from further off
+        width, blurred = high - low, abs(values[last] - surely)
+        single = changes.size == 1 or width <= max(blurred, np.sqrt(np.finfo(real).eps) * max(abs(low), abs(high)))
+        if changes.size == 1 and width > _FINE * blurred and np.nextafter(low, high) < high:
+            continue
+        value = float(values[last]) if single else np.nan
+        if single:
+            slack = _slack(table, changes[-1] + 1 if rises else changes[0]) * max(abs(low), abs(high))
+            low, high = (surely, high + slack) if rises else (low - slack, surely)
+        return CriticalRate(value, float(low), float(high), single, len(changes), ends)
+
+
+_FINE = 1 / 64  # of the margin: to look closer would say nothing
+
+
+def _surely(values: np.ndarray, table: "xarray.Dataset", last: int, rises: bool, known: Any) -> Any:
+    """The furthest value up to which all are stable for certain, in this section or in those before."""
+    margin = np.abs(values) * margins(table).values
+    if rises:
+        return np.nanmax([(values - margin)[: last + 1].max(), known if known is not None else -np.inf])
+    return np.nanmin([(values + margin)[last:].min(), known if known is not None else np.inf])
+
+
+def _slack(table: "xarray.Dataset", place: int) -> float:
+    """How far, relatively, swings at a place may be kept up by rounding alone: ρ/u, as in `margins`; 8 eps at least."""
+    lane = table.isel({str(table["outcome"].dims[0]): place})
+    kept = float(lane["rounding"]) / float(lane["highest_update_norm"])
+    least = 8 * float(np.finfo(lane["final_cost"].dtype).eps)
+    return max(least, min(kept, 1 / 64)) if np.isfinite(kept) and lane["outcome"] == OSCILLATING else least
 
 
 def _is_none_of(ends: Sequence[str], table: "xarray.Dataset") -> np.ndarray:
@@ -312,10 +361,21 @@ def _is_none_of(ends: Sequence[str], table: "xarray.Dataset") -> np.ndarray:
 
 
 def _still_nears(table: "xarray.Dataset") -> np.ndarray:
-    """Which lanes get nearer, or have come as near as rounding, other swings or their batches let them."""
-    outcome, swing, start = (table[n].values for n in ("outcome", "highest_gradient_norm", "start_gradient_norm"))
-    swings = (outcome == OSCILLATING) & (swing > np.finfo(swing.dtype).eps ** 0.25 * start)  # over batches: NaN
-    return ~swings & (outcome != DIVERGED)
+    """Which lanes get nearer, or have come as near as rounding, long swings or their batches let them.
+
+    What becomes unstable turns with every update. Swings of several updates, as of heavy momentum, are too few in a
+    window to tell how they shrink.
+    """
+    names = ("outcome", "highest_update_norm", "distance", "rounding", "late_cost", "moves", "crossings")
+    outcome, update, distance, rounding, late, moves, crossings = (table[name].values for name in names)
+    slope, start_slope = table["gradient_norm"].values, table["start_gradient_norm"].values
+    share = np.finfo(update.dtype).eps ** 0.25
+    few = (update <= share * (distance + update)) & (slope <= share * start_slope)
+    few |= (update <= 64 * rounding) | (2 * crossings < moves) | ~np.isnan(late)
+    # In chaos some lanes make a new low, or a narrow swing, just before they end.
+    above, progress = table["final_cost"].values - table["best_cost"].values, table["progress"].values
+    by_chance = (outcome == DESCENDING) & (4 * table["growths"].values > crossings) & (above > 3 * progress)
+    return ~(((outcome == OSCILLATING) | by_chance) & ~few) & (outcome != DIVERGED)
 
 
 def _the_argument(lane: Callable[..., Descent]) -> str:
@@ -389,10 +449,11 @@ def _answer(figures: dict[str, np.ndarray], allowed: Callable[[float], float]) -
     """What `best_rates` says of one row of rates."""
     there = figures["ran"] & ~np.isnan(figures["rates"])
     order = np.flatnonzero(there)[np.argsort(figures["rates"][there], kind="stable")]
-    rates, diverged = figures["rates"][order], figures["diverged"][order]
-    score, *others = (values[order] for name, values in figures.items() if name.startswith("merit"))
+    rates, share, margin = (figures[name][order] for name in ("rates", "diverged", "margin"))
+    lost, score, *others = (values[order] for name, values in figures.items() if name.startswith("merit"))
     if not there.any():
         return {}
+    diverged, score = share > 0, np.where(lost == lost.min(), score, np.inf)
     answer = {"changes": float(np.count_nonzero(np.diff(diverged))), "ties": 0.0}
     if not np.isfinite(score).any():
         return answer
@@ -401,9 +462,13 @@ def _answer(figures: dict[str, np.ndarray], allowed: Callable[[float], float]) -
     beyond = np.flatnonzero(~(score <= allowed(score[best])))
     first, last = beyond[beyond < best].max(initial=-1) + 1, beyond[beyond > best].min(initial=len(rates)) - 1
     answer |= {"best": rates[best], "score": score[best], "low": rates[first], "high": rates[last], "ties": tied.sum()}
+    answer["diverged"] = share[best]
     above = np.flatnonzero(diverged[best:])
     if above.size and above[0] > 0:
         edge = rates[best + above[0] - 1]
         ratio = edge / rates[best] if rates[best] else np.nan  # nothing is so many times 0
         answer |= {"edge": edge, "unstable": rates[best + above[0]], "below_edge": ratio}
+        surely = (rates - np.abs(rates) * margin)[: best + above[0]]
+        if np.isfinite(surely).any():
+            answer["surely_stable"] = np.nanmax(surely)
     return answer

@@ -14,7 +14,7 @@ from jaxgd import plan as plans
 from jaxgd.config import Config
 from jaxgd.descent import norm
 from jaxgd.outcome import CONVERGED, TRAPPED, named
-from jaxgd.stability import FORMULAS, known_limit, known_rule, sharpness
+from jaxgd.stability import FORMULAS, PRECONDITIONED, known_limit, known_rule, sharpness
 from jaxgd.trace import Trace
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ def known_limits(config: Config, plan: plans.Plan, table: "xarray.Dataset") -> "
     they settled in several, for that one bears the largest rates; or the only one that is known; or,
     where none is known, where the best of the converged lanes ended.
 
+    For an optimizer that preconditions (Adam, AdamW, RMSProp) there is a formula, and no number: λ is then that of the
+    Hessian preconditioned by the state of a lane, which depends on the lane's own rate, so that no one number bounds
+    the axis of rates. Near a minimum the averages of squared gradients fade, and the limit with them. What theory says
+    of one lane, `explain` finds along its way.
+
     Args:
       config, plan: of the run.
       table: its results, all of them.
@@ -43,7 +48,7 @@ def known_limits(config: Config, plan: plans.Plan, table: "xarray.Dataset") -> "
 
       `known_limit`: the rate; NaN where there is none: another rule, several batches, no minimum
         reached, none that is smooth. `known_limit.attrs["along"]` names the axis of learning rates that it lies on.
-      `limit_formula`: "2/λ" and so on; empty where there is no limit.
+      `limit_formula`: "2/λ" and so on; empty where theory knows none.
       `sharpness`: λ; NaN where it is not known.
     """
     import xarray
@@ -52,12 +57,13 @@ def known_limits(config: Config, plan: plans.Plan, table: "xarray.Dataset") -> "
     rules = {name: rule_of(config, table, name) for name in config.optimizers or (None,)}
     if not along or not any(rules.values()):
         return None
-    curvature = _sharpness(config, plan, table)
+    is_bound = any(rule is not None and not rule.is_preconditioned for rule in rules.values())
+    curvature = _sharpness(config, plan, table, is_bound)
     parts = []
     for name, rule in rules.items():
         here = curvature if name is None else curvature[{"optimizer": list(rules).index(name)}]
         limit = here * np.nan if rule is None else rule.limit(here)
-        formula = xarray.DataArray("" if rule is None or not limit.notnull().any() else rule.formula)
+        formula = xarray.DataArray(rule.formula if rule and (rule.is_preconditioned or limit.notnull().any()) else "")
         parts.append({"known_limit": limit, "limit_formula": formula, "sharpness": here})
     found = {}
     for name in LIMITS:
@@ -79,6 +85,7 @@ class Rule(NamedTuple):
 
     name: str  # in `stability.FORMULAS`
     momentum: Any
+    is_preconditioned: bool = False  # λ is that of the Hessian preconditioned by the state of a lane
 
     @property
     def formula(self) -> str:
@@ -87,6 +94,8 @@ class Rule(NamedTuple):
     def limit(self, sharpness: Any) -> Any:
         import xarray
 
+        if self.is_preconditioned:
+            return sharpness * np.nan
         if self.momentum is None:
             return xarray.apply_ufunc(lambda curve: known_limit(self.name, curve, {}), sharpness)
         return xarray.apply_ufunc(
@@ -108,14 +117,15 @@ def rule_of(config: Config, table: "xarray.Dataset", name: str | None) -> Rule |
         number = values.dtype.kind in "iuf" and f"{axis.name}.value" not in table.coords
         values = values.sel(optimizer=name) if "optimizer" in values.dims else values
         given[axis.hyperparameter] = values.drop_vars(list(values.coords)) if number else ()
-    rule = known_rule(optimizer.name or name, given)
+    called = optimizer.name or name
+    rule = known_rule(called, given)
     if rule is None or any(isinstance(value, (list, tuple, dict)) for value in given.values()):
         return None
-    return Rule(rule, given.get("momentum"))
+    return Rule(rule, given.get("momentum"), called in PRECONDITIONED)
 
 
-def _sharpness(config: Config, plan: plans.Plan, table: "xarray.Dataset") -> "xarray.DataArray":
-    """λ at the minimum, over the dimensions along which optimizer, start or cost differ."""
+def _sharpness(config: Config, plan: plans.Plan, table: "xarray.Dataset", is_bound: bool) -> "xarray.DataArray":
+    """λ at the minimum, over the dimensions along which optimizer, start or cost differ; NaN if it bounds no rate."""
     import xarray
 
     kinds = {axis.name: axis.path[0] for axis in cfg.axes(config)} | {"optimizer": "each of several"}
@@ -125,7 +135,7 @@ def _sharpness(config: Config, plan: plans.Plan, table: "xarray.Dataset") -> "xa
     lanes = np.moveaxis(np.arange(plan.lanes).reshape(plan.shape), apart, range(len(apart)))
     found = np.full(shape, np.nan).ravel()
     row, lane, places = _settled(plan, table, lanes.reshape(len(found), -1))
-    if len(row) and places.size <= _MOST_NUMBERS and not plan.trace().calls_back:
+    if is_bound and len(row) and places.size <= _MOST_NUMBERS and not plan.trace().calls_back:
         costs = [i for i, these in enumerate(along) if these & {"cost", "seed"}]
         np.fmin.at(found, row, sharpness_at(plan, lane, places, costs))
     return xarray.DataArray(found.reshape(shape), dims=[plan.dimensions[i].name for i in apart])

@@ -156,15 +156,23 @@ def imported(key: str, reference: str, folder: Path) -> Callable:
             module = _module(module_name, folder)
         except (Exception, SystemExit) as error:
             if isinstance(error, ModuleNotFoundError):
-                why = f"no module {error.name!r}, neither in {folder} nor installed"
+                why = no_module(error.name, folder)
             else:
                 why = f"importing {module_name} failed: {type(error).__name__}: {error}"
             raise ConfigError(f"{key} = {shown(reference)}: {why}") from error
     function = getattr(module, name, None)
     if not callable(function):
         known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise ConfigError(f"{key} = {shown(reference)}: {module_name} has no function {name!r}{near(name, known)}")
+        raise ConfigError(f"{key} = {shown(reference)}: {no_function(module_name, name, known)}")
     return function
+
+
+def no_module(name: str | None, folder: Path) -> str:
+    return f"no module {name!r}, neither in {folder} nor installed"
+
+
+def no_function(module: str, name: str, known: list[str]) -> str:
+    return f"{module} has no function {name!r}{near(name, known)}"
 
 
 def file_of(module: str, folder: Path) -> Path | None:

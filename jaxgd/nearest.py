@@ -40,6 +40,12 @@ def nearest(table: "xarray.Dataset", asked: Mapping[str, Any]) -> Lane:
     wanting: list[str] = []
     known: set[str] = set()
     for dimension in table["outcome"].dims:  # optimizers come before their trials
+        if dimension == "trial" and table["outcome"].sizes.get("optimizer", 1) > 1 and "optimizer" not in asked:
+            labels = [name for name in map(str, table.coords) if "trial" in table[name].dims]
+            known |= {*labels}
+            vary = [name for name in labels if name != "trial"] or labels
+            wanting.append(f"what varies its trials ({', '.join(vary)})")
+            continue  # each optimizer has trials of its own, so it must be known first
         part = _there(table.isel(place), str(dimension))
         labels = _labels(part, str(dimension))
         mine = {name: asked[name] for name in labels if name in asked}
@@ -58,7 +64,8 @@ def nearest(table: "xarray.Dataset", asked: Mapping[str, Any]) -> Lane:
             remarks += _differences(mine, labels, place[str(dimension)])
     if unknown := [name for name in asked if name not in known]:
         there = near(unknown[0], known) or "; it is a single lane"
-        raise ConfigError(f"{unknown[0]}: the run has no such axis{there}")
+        whose = asked["optimizer"] if unknown[0] in table.coords and "optimizer" in asked else "the run"
+        raise ConfigError(f"{unknown[0]}: {whose} has no such axis{there}")
     if wanting:
         raise ConfigError(f"which lane? Give {'; and '.join(wanting)}")
     return Lane(place, remarks)

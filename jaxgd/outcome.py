@@ -1,30 +1,28 @@
-"""What became of a lane: the figures watched while it descends, and the verdict over them.
+"""The outcome of a lane: its statistics, and the verdict over them.
 
-The figures of the window (`window`, `crossings`, `growths`, `progress` and the gradient norms of
-it) are taken over a lane's last segment: at most its last 50 updates. What lies between two
-crossings is a swing: a single update where each overshoots, many where a ball with momentum rolls.
+The statistics of the window (`window`, `moves`, `crossings`, `growths`, `progress` and others) are taken over a
+lane's last segment, as `watch` describes it. The verdict asks how the params move, and the gradient why.
 """
 
-import functools
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jaxgd import checks
-from jaxgd.descent import norm
 
-OUTCOMES = ("pending", "converged", "trapped", "oscillating", "descending", "diverged")
-PENDING, CONVERGED, TRAPPED, OSCILLATING, DESCENDING, DIVERGED = range(6)
+OUTCOMES = ("pending", "converged", "trapped", "oscillating", "descending", "diverged", "stopped")
+PENDING, CONVERGED, TRAPPED, OSCILLATING, DESCENDING, DIVERGED, STOPPED = range(7)
 ABSENT = len(OUTCOMES)  # no outcome, for there is no such lane: an optimizer that has fewer trials than another
+AT_REST = 8  # times the rounding of the params: updates up to that are rest, where the gradient vanishes
 NEVER = -1  # an epoch or an index that does not apply
 
 FIGURES = {
-    "outcome": "what became of the lane",
+    "outcome": "the verdict over the lane's statistics",
     "start_cost": "cost at the start",
     "final_cost": "cost of the last finite state",
     "best_cost": "lowest cost on the way",
@@ -34,14 +32,22 @@ FIGURES = {
     "start_gradient_norm": "gradient norm at the start",
     "target_epoch": "epoch that met the target",
     "diverged_epoch": "epoch at which cost or params left the finite numbers, or cost passed the ceiling",
-    "crossings": "successive gradients in the window that point against each other; with batches, turns of the cost",
     "minimum": "which of the known minima was reached",
+    "distance": "distance of the last finite state from the start",
+    "rounding": "rounding of the params, √Σ (eps·x)², at the start or of the last finite state, whichever is larger",
     "window": "updates in the lane's last segment",
-    "growths": "swings in the window whose highest gradient norm outgrew that of the swing before",
     "progress": "how far the window lowered the lowest cost",
+    "moves": "updates from the window's states, the last included, that change a param by more than rounding",
+    "crossings": "turns: successive moves that point against each other; over minibatches, turns of the cost",
+    "growths": "swings in the window, from turn to turn, whose highest update norm outgrew that of the swing before",
+    "highest_update_norm": "highest norm of an update in the window",
+    "last_update_norm": "norm of the update from the last finite state, where it would go",
+    "swing_update_norm": "highest norm of an update in the last two swings of the window",
     "window_gradient_norm": "gradient norm at the start of the window",
-    "highest_gradient_norm": "highest gradient norm in the window",
-    "swing_gradient_norm": "highest gradient norm of the last two swings in the window",
+    "highest_cost": "highest cost in the window",
+    "window_cost": "over minibatches, median cost of the first half of the window",
+    "late_cost": "over minibatches, median cost of the second half of the window",
+    "cost_noise": "over minibatches, median change of the cost from epoch to epoch in the window",
 }
 
 
@@ -50,99 +56,52 @@ def has_run(outcome: Any) -> Any:
     return (outcome != PENDING) & (outcome != ABSENT)
 
 
-class Watch(NamedTuple):
-    """What is seen of a lane along one window; no more than that, for each array costs as much as a step."""
-
-    params: PyTree  # of the last finite state
-    cost: Float[Array, ""] | None  # the last, where the lane is judged by its cost alone
-    grads: PyTree  # the last; or, where the lane is judged by its cost alone, the last change of that
-    crossings: Int[Array, ""]
-    growths: Int[Array, ""]
-    swing: Float[Array, ""]  # highest gradient norm of the present swing
-    swing_before: Float[Array, ""]
-    highest_gradient_norm: Float[Array, ""]
-
-
-def watch_from(params: PyTree, cost: Float[Array, ""], by_cost: bool = False) -> Watch:
-    """A watch before its first look, at grads or at the cost alone."""
-    unseen = jnp.full_like(cost, jnp.nan)
-    still = jax.tree.map(jnp.zeros_like, cost if by_cost else params)
-    none = jnp.int32(0)
-    return Watch(params, unseen if by_cost else None, still, none, none, unseen, unseen, unseen)
-
-
-def look(watch: Watch, params: PyTree, cost: Float[Array, ""], grads: PyTree | None) -> Watch:
-    """One look at a lane. To look again at a lane that stands still changes nothing.
-
-    Without grads (those of the whole data say little of a lane that follows those of batches), a
-    crossing is a turn of the cost, and there are no gradient norms.
-    """
-    gradient_norm = jnp.full_like(cost, jnp.nan) if grads is None else norm(grads)
-    grads = _course(watch, cost) if grads is None else grads
-    finite = is_finite(params, cost)
-    seen = jnp.where(finite, gradient_norm, jnp.nan)  # fmax passes over what has not been, or can't be, seen
-    crossed = dot(watch.grads, grads) < 0
-    swing_before = jnp.where(crossed, watch.swing, watch.swing_before)
-    swing = jnp.fmax(jnp.where(crossed, jnp.nan, watch.swing), seen)
-    outgrows = (swing > swing_before) & (crossed | ~(watch.swing > swing_before))  # counted once a swing
-    return Watch(
-        params=choose(finite, params, watch.params),
-        cost=None if watch.cost is None else jnp.where(finite, cost, watch.cost),
-        grads=grads,
-        crossings=watch.crossings + crossed,
-        growths=watch.growths + outgrows,
-        swing=swing,
-        swing_before=swing_before,
-        highest_gradient_norm=jnp.fmax(watch.highest_gradient_norm, seen),
-    )
-
-
-def _course(watch: Watch, cost: Float[Array, ""]) -> Float[Array, ""]:
-    """The last change of the cost that was more than rounding."""
-    change = cost - watch.cost
-    return jnp.where(jnp.abs(change) > 8 * jnp.finfo(cost.dtype).eps * jnp.abs(cost), change, watch.grads)
-
-
-def choose(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
-
-
-def dot(a: PyTree, b: PyTree) -> Float[Array, ""]:
-    return sum(jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-
-
-def is_finite(params: PyTree, cost: Float[Array, ""]) -> Bool[Array, ""]:
-    """Whether a state holds finite numbers alone."""
-    return functools.reduce(jnp.logical_and, (jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((params, cost))))
-
-
 def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: float | None = None) -> Any:
-    """Outcome codes (int8) of the figures in `table`; the first rule that holds wins.
+    """Outcome codes (int8) of the statistics in `table`; the first rule that holds wins.
 
-    A gradient vanishes if its norm stays within the gradient tolerance all through the window: the
-    last at most 50 updates, for the last update alone would judge a flicker around a minimum. With
-    eps of the cost's dtype:
+    The rules ask how the params move over the window, the last at most 50 updates. Every tolerance is relative to what
+    the lane itself has seen, or to rounding, so that cost → a·cost + b, with rates that go with it, and params →
+    c·params + d change no outcome, as far as the dtypes resolve it. With eps of the cost's dtype, ρ = `rounding` and
+    g₀ = `start_gradient_norm`:
 
-    5 diverged: cost or params left the finite numbers, or cost passed the ceiling.
-    1 converged: the target was met; or the cost lies within the cost tolerance of the known
-      minimum; or the gradient vanishes, where no minimum is known, or as near the known one as a
-      vanishing gradient can tell.
-    2 trapped: the gradient vanishes, and the cost lies above the known minimum.
-    5 diverged, but slowly: no new low in the window, and the gradient norm has outgrown the start's
-      by more than rounding, where most updates overshoot and at least three in four overshoot
-      further than the one before; or where none does, and the lane climbs above its start.
-    4 descending: the window lowered the lowest cost by more than the cost tolerance; or the swings
-      shrink: the last two are less than a tenth of the widest, or they are less by more than
-      rounding and at most one in four outgrew the one before; or nothing swings, and the lane is
-      still on its way.
-    3 oscillating: the rest.
+    - The cost has reached the known minimum m if |cost − m| ≤ 8 eps·max(|cost|, |m|), or ≤ tolerance. A cost lower
+      than that shows that m is no minimum: the lane is judged without it.
+    - The gradient vanishes if its norm at the end is at most g₀·max(eps^¾, 64 ρ/distance). The second term is the
+      rounding of the params times the mean curvature g₀/distance of the way; it counts up to √eps.
+    - The lane is at rest if no update in the window, nor the window as a whole, changed a param by more than
+      4 eps·|param|. Where the gradient vanishes, it also is if the last update is zero; or if the norm of that is at
+      most 8 ρ, where most moves turn, else at most 8 ρ/window, for updates that do not turn add up, and the window
+      lowered the cost by no more than 8 eps·|cost|, or eps² of the whole fall; or if the lane turns, with costs within
+      8 eps·|cost| of the lowest ever, and gradient norms at both ends of the window within √eps·g₀.
+
     0 pending: not run.
+    5 diverged: cost or params left the finite numbers, or cost passed the ceiling; but not if the last finite state has
+      reached the known minimum, and only its gradient is not a number, as that of a norm at 0.
+    1 converged: the target was met; or the known minimum is reached; or the lane is at rest, its gradient vanishes, and
+      the cost is above the known minimum by at most 8 eps·max(|cost|, |m|), and the lesser of gradient norm · distance
+      and √eps·(start cost − m); or no minimum is known.
+    2 trapped: at rest, its gradient vanishes, though not from the start on, and the cost lies above the known minimum.
+    6 stopped: at rest, and the gradient does not vanish, or was zero from the start.
+    5 diverged, but slowly: no new low in the window, and the cost is above the start's, or was never below it, where
+      most moves turn, and at least three in four swings outgrow the one before; or where no move turns, the cost was
+      never below the start's, and is at its highest in the window, with an update as long as any, to rounding; or has
+      come down from that, but at the pace of the window cost or gradient norm, by differences and by ratios, would not
+      be back at the start's after as many epochs again.
+    4 descending: the window lowered the lowest cost by more than 8 eps·|cost|, but not by less than a hundredth of the
+      costs' range in the window, where most moves turn, and more than one in four swings outgrew the one before; or no
+      move turns; or the swings shrink: the last two are less than a tenth of the widest, where at most half of them
+      outgrew the one before, or less than nine tenths, where at most one in four did, or less by more than rounding,
+      where none did.
+    3 oscillating: the rest, which moves within bounds and gets no lower.
 
-    A lane that passes over batches follows the gradients of those, so it is judged by the cost of
-    the whole data alone, over its last at most 10 epochs, in which it turns (`crossings`) instead of
-    overshooting. It has converged only if it met the target or a known minimum; it has diverged,
-    too, if it made no new low in the window and ends above its start; and it is descending if it
-    made one, or if its cost does not turn.
+    A lane that passes over several minibatches is judged by the cost of the whole data over its last at most 10 epochs,
+    against its own noise (`cost_noise`): with the medians of the window's halves as `window_cost` and `late_cost`. It
+    has diverged slowly if the later one is higher by more than four times the noise, and above the start's, the cost
+    turns at most twice, and it grows since the lowest cost faster than the square of the epochs. It descends if the
+    window made a new low and the later median is lower, or is so by three times the noise, or the window has less than
+    four epochs, or the cost does not turn and does not rise.
+
+    Pauses longer than the window, as of gradients accumulated over more than 50 updates, look like rest.
 
     Args:
       table: figures by the names of `FIGURES`; NumPy arrays, or an xarray.Dataset.
@@ -156,6 +115,9 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
       ValueError: figures that are missing, costs that are no floats, or a minimum or a tolerance that is no finite
         number, or that the dtype of the costs can't hold.
       TypeError: `table` holds nothing by name.
+
+    Warns:
+      UserWarning: a cost is below the minimum by more than rounding, or than the tolerance.
 
     >>> results = sweep(lane, {"learning_rate": [0.01, 0.4, 0.9, 2]}, epochs=10)
     >>> [OUTCOMES[code] for code in verdict(results, minimum=5, tolerance=0.25).values]
@@ -173,6 +135,7 @@ def verdict(table: Mapping[str, Any], minimum: float | None = None, tolerance: f
     for name, limit in (("minimum", minimum), ("tolerance", tolerance)):
         if limit is not None:
             checks.within_dtype(name, limit, cost, vanishes=True)
+    warn_below_minimum(figure["best_cost"], minimum, tolerance)
     with np.errstate(all="ignore"):  # dead lanes hold infinities, and comparisons with NaN are False by design
         codes = judgement(figure, goal(minimum, tolerance), np)
     return table["final_cost"].copy(data=codes) if hasattr(table, "dims") else codes
@@ -190,82 +153,183 @@ def goal(minimum: float | None, tolerance: float | None, dtype: type = np.float6
     return Goal(*(dtype(np.nan if number is None else number) for number in (minimum, tolerance)))
 
 
+def reach(cost: Any, minimum: float, tolerance: float | None) -> Any:
+    """How far a cost may be off the known minimum: the tolerance, or 8 eps·max(|cost|, |minimum|)."""
+    eps = float(np.finfo(cost.dtype).eps)
+    return 8 * eps * np.maximum(np.abs(cost), abs(minimum)) if tolerance is None else tolerance
+
+
+def below_minimum(best_cost: Any, minimum: float | None, tolerance: float | None) -> str:
+    """That a cost lies below the stated minimum by more than rounding or the tolerance; empty if none does.
+
+    Args:
+      best_cost: the lowest costs of some lanes.
+    """
+    costs = np.asarray(best_cost)
+    costs = costs[np.isfinite(costs)]
+    if minimum is None or not costs.size:
+        return ""
+    lowest = costs.min()
+    if not lowest < minimum - reach(lowest, minimum, tolerance):
+        return ""
+    below = f"the lowest cost, {float(lowest)!r}, is below the stated minimum, {minimum!r}"
+    return f"{below}: lanes that come below it are judged without one"
+
+
+def warn_below_minimum(best_cost: Any, minimum: float | None, tolerance: float | None) -> None:
+    """A UserWarning of what `below_minimum` says."""
+    if said := below_minimum(best_cost, minimum, tolerance):
+        warnings.warn(said, stacklevel=3)
+
+
 def judgement(figure: Mapping[str, Any], goal: Goal, xp: Any) -> Any:
     """`verdict` in NumPy, or, within a program, in jax.numpy."""
-    cost, n, crossings = figure["final_cost"], figure["window"], figure["crossings"]
-    start_cost, start_norm = figure["start_cost"], figure["start_gradient_norm"]
-    swing, widest = figure["swing_gradient_norm"], figure["highest_gradient_norm"]
-    eps = np.finfo(cost.dtype).eps
+    cost, moves, crossings = (figure[name] for name in ("final_cost", "moves", "crossings"))
+    gradient_norm, start_norm = figure["gradient_norm"], figure["start_gradient_norm"]
     within = tolerances(figure, goal, xp)
-    vanishes = widest <= within.gradient
-    above = cost - xp.asarray(goal.minimum, cost.dtype)
-    arrived = (above <= within.cost) | (vanishes & ((above <= within.flat) | xp.isnan(goal.minimum)))
-    risen = cost > start_cost + 8 * eps * xp.maximum(1, xp.abs(start_cost))
-    overshoots = (2 * crossings > n) & (4 * figure["growths"] >= 3 * crossings)
-    climbs = (crossings == 0) & risen
-    worse = xp.isnan(widest) & risen
-    rounding, rounding_here = (xp.asarray(updates * eps, cost.dtype) for updates in (figure["epochs"], n))
-    outgrown = swing > start_norm * (1 + rounding)
-    shrinks = (10 * swing < widest) | ((swing < widest * (1 - rounding_here)) & (4 * figure["growths"] <= crossings))
+    eps = np.finfo(cost.dtype).eps
+    above = cost - within.minimum
+    arrived = above <= within.cost
+    slope = xp.maximum(gradient_norm, figure["window_gradient_norm"])
+    slope = xp.where(xp.isnan(figure["window_gradient_norm"]), gradient_norm, slope)  # over minibatches
+    still = moves == 0
+    flickers = (crossings > 0) & (figure["highest_cost"] <= figure["best_cost"] + 8 * eps * xp.abs(cost))
+    steps = xp.where(2 * crossings >= moves, 1, figure["window"])  # those that point the same way add up
+    fall = xp.maximum(figure["start_cost"] - figure["best_cost"], 0)
+    quiet = figure["progress"] <= xp.maximum(8 * eps * xp.abs(cost), eps * eps * fall)
+    rests = (
+        still
+        | (figure["last_update_norm"] == 0)
+        | ((figure["last_update_norm"] * steps <= AT_REST * figure["rounding"]) & quiet)
+    )
+    settles = (gradient_norm <= within.gradient) & rests
+    settles |= within.is_given & (slope <= within.gradient)
+    settles |= flickers & (slope <= np.sqrt(eps) * start_norm)
+    is_known = ~xp.isnan(within.minimum)
+    near = xp.where(is_known, above <= within.flat, (start_norm > 0) | within.is_given)
+    lost = (figure["diverged_epoch"] >= 0) & ~(arrived & xp.isnan(gradient_norm))
     rules = [
         (PENDING, ~(figure["epochs"] >= 0)),
-        (DIVERGED, figure["diverged_epoch"] >= 0),
-        (CONVERGED, (figure["target_epoch"] >= 0) | arrived),
-        (TRAPPED, vanishes),
-        (DIVERGED, ~(figure["progress"] > 0) & (worse | (outgrown & (overshoots | climbs)))),
-        (DESCENDING, (figure["progress"] > within.cost) | shrinks | (crossings == 0)),
+        (DIVERGED, lost),
+        (CONVERGED, (figure["target_epoch"] >= 0) | arrived | (settles & near)),
+        (TRAPPED, settles & is_known & (start_norm > 0)),
+        (STOPPED, still),
+        (DIVERGED, _runs_away(figure, xp)),
+        (DESCENDING, _descends(figure, xp)),
     ]
     codes, conditions = zip(*rules, strict=True)
     return xp.select(conditions, [xp.asarray(code, np.int8) for code in codes], np.int8(OSCILLATING))
 
 
+def _runs_away(figure: Mapping[str, Any], xp: Any) -> Any:
+    """Which lanes diverge, though all their numbers are finite yet."""
+    cost, start_cost, crossings = (figure[name] for name in ("final_cost", "start_cost", "crossings"))
+    eps = np.finfo(cost.dtype).eps
+    ground = 8 * eps * xp.maximum(xp.abs(start_cost), xp.abs(cost))
+    risen, never_below = cost > start_cost + ground, figure["best_cost"] >= start_cost - 8 * eps * xp.abs(start_cost)
+    grows = (2 * crossings >= figure["moves"]) & (4 * figure["growths"] >= 3 * crossings)
+    epochs, window = (xp.asarray(figure[name], cost.dtype) for name in ("epochs", "window"))
+    returns = (figure["highest_cost"] - cost) * epochs >= (cost - start_cost) * window
+    slope, start_slope = figure["gradient_norm"], figure["start_gradient_norm"]
+    returns &= xp.log(figure["window_gradient_norm"] / slope) * epochs >= xp.log(slope / start_slope) * window
+    fades = figure["last_update_norm"] < figure["highest_update_norm"] * (1 - xp.asarray(window * eps, cost.dtype))
+    climbs = (crossings == 0) & never_below & risen & xp.where(cost < figure["highest_cost"], ~returns, ~fades)
+    late, before, best = (figure[name] for name in ("late_cost", "window_cost", "best_cost"))
+    since = epochs - xp.asarray(figure["best_epoch"], cost.dtype)
+    then, now = since - window * 0.75, since - window * 0.25  # about when each half of the window was
+    outgrows = (late - best) * then > (before - best) * (2 * now - then)
+    worse = outgrows & (late > start_cost + ground) & (late - before > 4 * figure["cost_noise"]) & (crossings <= 2)
+    has_batches = ~xp.isnan(late)
+    return ~(figure["progress"] > 0) & xp.where(has_batches, worse, (grows & (risen | never_below)) | climbs)
+
+
+def _descends(figure: Mapping[str, Any], xp: Any) -> Any:
+    """Which lanes are still on their way."""
+    cost, crossings, growths = (figure[name] for name in ("final_cost", "crossings", "growths"))
+    swing, widest = figure["swing_update_norm"], figure["highest_update_norm"]
+    eps = np.finfo(cost.dtype).eps
+    swings = (2 * crossings >= figure["moves"]) & (4 * growths > crossings)
+    by_chance = swings & (100 * figure["progress"] < figure["highest_cost"] - figure["best_cost"])
+    lowers = (figure["progress"] > 8 * eps * xp.abs(cost)) & ~by_chance
+    rounding = xp.asarray(figure["window"] * eps, cost.dtype)
+    shrinks = (10 * swing < widest) & (2 * growths <= crossings)
+    shrinks |= (10 * swing < 9 * widest) & (4 * growths <= crossings)
+    shrinks |= (swing < widest * (1 - rounding)) & (growths == 0)
+    late, before = figure["late_cost"], figure["window_cost"]
+    fallen = before - late
+    falls = (lowers & (fallen > 0)) | ((fallen > 3 * figure["cost_noise"]) & (late - figure["best_cost"] <= fallen))
+    falls |= (figure["window"] < 4) | ((crossings == 0) & (fallen >= 0))
+    return xp.where(xp.isnan(late), lowers | shrinks | (crossings == 0), falls)
+
+
 class Tolerances(NamedTuple):
     """How near is there."""
 
-    cost: Any  # of the cost to a known minimum
+    minimum: Any  # the known one; NaN where there is none, or the lane's lowest cost lies below it
+    cost: Any  # of the cost to that
     flat: Any  # the same, where the gradient vanishes
     gradient: Any  # of the gradient norm to zero
+    is_given: bool | Any  # whether that is the user's
 
 
 def tolerances(figure: Mapping[str, Any], goal: Goal, xp: Any = np) -> Tolerances:
-    """What counts as there, to the precision of the lanes' dtype.
-
-    The cost: 8 eps·max(1, |minimum|), or √eps·max(1, |minimum|) where the gradient vanishes, since a
-    wide valley looks flat before its bottom is reached. The gradient norm: √eps, in the cost's own
-    unit where start cost and start gradient are both below 1.
+    """What counts as there, as `verdict` describes it.
 
     Args:
-      figure: arrays; `final_cost`, `start_cost` and `start_gradient_norm` are read.
+      figure: arrays; `start_cost`, `final_cost`, `best_cost`, `gradient_norm`, `start_gradient_norm`, `distance` and
+        `rounding`.
       goal: with a tolerance in place of both of the cost's; or, where no minimum is known, of the gradient's.
       xp: NumPy, or jax.numpy.
     """
-    cost, start_cost, start_norm = (figure[name] for name in ("final_cost", "start_cost", "start_gradient_norm"))
+    cost, best, gradient_norm, start_norm, distance, rounding = (
+        figure[name]
+        for name in ("final_cost", "best_cost", "gradient_norm", "start_gradient_norm", "distance", "rounding")
+    )
     eps = np.finfo(cost.dtype).eps
     minimum, tolerance = (xp.asarray(number, cost.dtype) for number in goal)
-    known, given = ~xp.isnan(minimum), ~xp.isnan(tolerance)
-    size = xp.maximum(1, xp.abs(xp.where(known, minimum, cost)))
-    gradient = np.sqrt(eps) * xp.minimum(1, xp.fmax(xp.abs(start_cost), start_norm))
+    given, stated = ~xp.isnan(tolerance), ~xp.isnan(minimum)
+    allowed = xp.where(given, tolerance, 8 * eps * xp.maximum(xp.abs(minimum), xp.abs(best)))
+    minimum = xp.where(best < minimum - allowed, xp.asarray(np.nan, cost.dtype), minimum)
+    near = 8 * eps * xp.maximum(xp.abs(minimum), xp.abs(cost))
+    share = 64 * rounding / xp.where(distance > 0, distance, 1)
+    share = xp.where((share <= np.sqrt(eps)) & (distance > 0), share, 0)
+    fall = np.sqrt(eps) * xp.maximum(figure["start_cost"] - minimum, 0)
+    slope = xp.minimum(gradient_norm * distance, fall)
+    gradient = start_norm * xp.maximum(share, xp.asarray(eps**0.75, cost.dtype))
     return Tolerances(
-        xp.where(known & given, tolerance, 8 * eps * size),
-        xp.where(known & given, tolerance, np.sqrt(eps) * size),
-        xp.where(~known & given, tolerance, gradient),
+        minimum,
+        xp.where(given, tolerance, near),
+        xp.where(given, tolerance, near + slope),
+        xp.where(given & ~stated, tolerance, gradient),
+        given & ~stated,
     )
 
 
 _JUDGED = (
     "start_cost",
     "final_cost",
+    "best_cost",
+    "best_epoch",
     "epochs",
     "gradient_norm",
     "start_gradient_norm",
     "target_epoch",
     "diverged_epoch",
-    "crossings",
+    "distance",
+    "rounding",
     "window",
-    "growths",
     "progress",
-    "highest_gradient_norm",
-    "swing_gradient_norm",
+    "moves",
+    "crossings",
+    "growths",
+    "highest_update_norm",
+    "last_update_norm",
+    "swing_update_norm",
+    "window_gradient_norm",
+    "highest_cost",
+    "window_cost",
+    "late_cost",
+    "cost_noise",
 )
 
 

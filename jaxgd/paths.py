@@ -13,9 +13,10 @@ from jaxtyping import Float
 from jaxgd import landscape, store, table
 from jaxgd import plan as plans
 from jaxgd.descent import History, norm
-from jaxgd.outcome import choose, named
+from jaxgd.outcome import named
 from jaxgd.program import compiled
 from jaxgd.trace import Trace
+from jaxgd.watch import choose
 
 if TYPE_CHECKING:
     import xarray

@@ -5,7 +5,7 @@ from jaxgd.descent import Descent, History, descend
 from jaxgd.learning_rate import best_rates, critical_learning_rate, find_learning_rate
 from jaxgd.outcome import OUTCOMES, verdict
 from jaxgd.plan import each
-from jaxgd.stability import known_limit, sharpness
+from jaxgd.stability import known_limit, preconditioner, sharpness
 from jaxgd.sweep import replay, sweep
 from jaxgd.table import best, edges
 from jaxgd.update import (
@@ -39,6 +39,7 @@ __all__ = [
     "momentum_update",
     "nesterov",
     "nesterov_update",
+    "preconditioner",
     "replay",
     "sharpness",
     "sweep",

@@ -46,7 +46,7 @@ class Prepared:
     notes: dict[str, Any] = field(default_factory=dict)  # what else its manifest is to say
 
     def check_unchanged(self, otherwise: str) -> None:
-        """Refuses a run whose folder was made from other code or packages than would carry it out now.
+        """Refuses a run whose folder was made from other code or packages than would run it now.
 
         Args:
           otherwise: what would be wrong, in the words of the message.
@@ -83,7 +83,7 @@ def reopened(folder: Path) -> Prepared:
     """A run as its folder tells it: the config that it was made from, and its plan.
 
     Raises:
-      ConfigError: it can't be carried out any more; a module of the user's own is gone, say.
+      ConfigError: it can't be run any more; a module of the user's own is gone, say.
       StoreError: the folder is damaged.
     """
     config, source = config_of(folder), source_of(folder)
@@ -255,7 +255,7 @@ def replay(folder: str | Path, **setting: Any) -> History:
 def best_params(plan: plans.Plan, results: "xarray.Dataset", select: str) -> "xarray.Dataset | None":
     """Params of the best setting, for every seed; None if no setting is best.
 
-    Its lanes are carried out again by the program that judged them, and so are the same to the last bit.
+    Its lanes are run again by the program that judged them, and so are the same to the last bit.
     """
     import xarray
 

@@ -35,7 +35,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from jaxgd import manifest, table
+from jaxgd import earlier, manifest, table
 from jaxgd.files import StoreError, flush, flush_folders, hashed, now, sweep_partial, write_bytes, write_text
 from jaxgd.manifest import check_intact, is_intact, read_manifest
 from jaxgd.plan import Box, Plan, present, present_in
@@ -71,6 +71,11 @@ class Folder:
         Warns if it was begun by other versions or on other devices, for they round otherwise.
         """
         boxes = self.unfinished()
+        if boxes and (lacking := earlier.missing(set(self.arrays))):
+            raise StoreError(
+                f"{self.path} was begun by an earlier jaxgd, which did not store {', '.join(lacking)}: it can be read, "
+                "but not gone on with; begin anew with --fresh, or in another folder"
+            )
         if boxes and self.source is not None:
             lanes = present(self.plan)
             finished = lanes - sum(present_in(self.plan, box) for box in boxes)
@@ -310,7 +315,7 @@ def opened_table(path: Path) -> "xarray.Dataset":
         except _UNREADABLE as error:
             where = path / _RESULTS / str(name)
             raise StoreError(f"{where} holds a torn chunk of a batch that is not finished; run again") from error
-    results, limits = table.without_absent(results), _opened_part(path, _LIMITS)
+    results, limits = earlier.judged_anew(table.without_absent(results), path), _opened_part(path, _LIMITS)
     return results if limits is None else results.assign(limits.data_vars)
 
 

@@ -17,6 +17,7 @@ from jaxgd import checks, table, workers
 from jaxgd import plan as plans
 from jaxgd.afresh import new_context
 from jaxgd.descent import Descent, History, descend
+from jaxgd.outcome import warn_below_minimum
 from jaxgd.plan import Box, Plan, planned
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def sweep(
       tolerance: as in `outcome.verdict`.
       run: a folder that keeps the results, batch by batch; the same sweep run again goes on from there.
         `jaxgd report FOLDER` makes its pictures and its report.
-      paths: how many lanes are carried out again for these, record by record; by default as many as the folder
+      paths: how many lanes are run again for these, record by record; by default as many as the folder
         keeps, and where it keeps none an eighth, 8 to 48. Another number makes them again. It goes with `run`.
       executor: any `concurrent.futures.Executor`; by default one thread per CPU core, or per accelerator.
 
@@ -120,8 +121,11 @@ def sweep(
                 folder.keep(box, figures)
             keep(folder, paths)
             folder.finish()
-            return folder.table()
-    return in_memory(plan, executor)
+            found = folder.table()
+    else:
+        found = in_memory(plan, executor)
+    warn_below_minimum(found["best_cost"], minimum, tolerance)
+    return found
 
 
 def _source(lane: Callable[..., Descent]) -> str:

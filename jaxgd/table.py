@@ -2,15 +2,16 @@
 
 import itertools
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxgd import checks
+from jaxgd.boundary import margins
 from jaxgd.outcome import (
     ABSENT,
+    AT_REST,
     CONVERGED,
     DESCENDING,
     DIVERGED,
@@ -21,6 +22,7 @@ from jaxgd.outcome import (
     goal,
     has_run,
     named,
+    reach,
     tolerances,
 )
 from jaxgd.plan import Box, Each, Plan, selected
@@ -29,11 +31,21 @@ from jaxgd.ranges import visible
 if TYPE_CHECKING:
     import xarray
 
-COUNTS = ("best_epoch", "epochs", "target_epoch", "diverged_epoch", "crossings", "minimum", "window", "growths")
+COUNTS = (
+    "best_epoch",
+    "epochs",
+    "target_epoch",
+    "diverged_epoch",
+    "minimum",
+    "window",
+    "moves",
+    "crossings",
+    "growths",
+)
 MAYBE_NEVER = ("target_epoch", "diverged_epoch", "minimum")
 REPLICATES = ("seed", "network_seed", "data_seed")  # dimensions that repeat a setting rather than change it
 _ALIGNED = 64  # bytes: where a variable may begin
-EDGES = ("low", "high", "stable", "unstable", "changes")  # what `edges` says
+EDGES = ("low", "high", "stable", "unstable", "surely_stable", "changes")  # what `edges` says
 METRICS = tuple(f"{part}_{what}" for what in ("cost", "accuracy") for part in ("train", "validation", "test"))
 
 
@@ -55,8 +67,9 @@ def variables(plan: Plan) -> dict[str, Variable]:
     for name, meaning in FIGURES.items():
         dtype, fill = (np.dtype(np.int32), NEVER) if name in COUNTS else (real, np.nan)
         described[name] = Variable(grid, plan.shape, dtype, fill, {"long_name": meaning})
+    named_flags = flags(plan.absent is not None)
     described["outcome"] = Variable(
-        grid, plan.shape, np.dtype(np.int8), PENDING, _flags(OUTCOMES) | {"long_name": FIGURES["outcome"]}
+        grid, plan.shape, np.dtype(np.int8), PENDING, named_flags | {"long_name": FIGURES["outcome"]}
     )
     if plan.minima is not None and np.size(plan.minima):
         described["minimum"].attributes["known_minima"] = np.asarray(plan.minima).tolist()
@@ -149,16 +162,17 @@ def without_absent(table: "xarray.Dataset") -> "xarray.Dataset":
 
     there = np.arange(table.sizes["trial"]) < np.array(table.attrs["trials"])[:, None]
     outcome = table["outcome"].where(xarray.DataArray(there, dims=("optimizer", "trial")), ABSENT)
-    flags = _flags([*OUTCOMES, "absent"])
-    return table.assign(outcome=outcome.astype(np.int8).assign_attrs(table["outcome"].attrs | flags))
+    return table.assign(outcome=outcome.astype(np.int8).assign_attrs(table["outcome"].attrs | flags(True)))
 
 
 def best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dataset":
     """The best setting: the lowest median over seeds of `by`; never the luckiest lane.
 
-    Lanes that diverged count as worst. By `target_epoch`, settings that do not meet the target with
-    most of their seeds come after all that do, and are told apart, as those that take equally long
-    are, by final cost. Of equals, the one whose lowest cost came first.
+    Settings of which no seed diverged come first, by the median. The others follow by the share of seeds that
+    did not diverge, then by the median over these. By `target_epoch`, settings that meet the target with most
+    of their seeds come before all others, by the median over all seeds, infinite where one does not meet it;
+    those that take equally long are ranked by final cost, and so are the others, as above. Of equals, the one
+    whose lowest cost came first.
 
     Args:
       table: the result of a sweep.
@@ -185,30 +199,62 @@ def best(table: "xarray.Dataset", by: str | None = None) -> "xarray.Dataset":
 def best_place(table: "xarray.Dataset", by: str) -> dict[Any, int]:
     """Where the best setting is, {dimension: index}; errors as `best`."""
     places = ranking(table, by, 1)
-    if not places:
-        raise ValueError("there is no best setting: every lane diverged")
-    return places[0]
+    if places:
+        return places[0]
+    ran = has_run(table["outcome"])
+    if not ran.any():
+        raise ValueError("there is no best setting: no lane has run")
+    every = bool((table["outcome"] == DIVERGED).where(ran, True).all())
+    raise ValueError(f"there is no best setting: {'every lane diverged' if every else f'no lane has a finite {by}'}")
 
 
 def ranking(table: "xarray.Dataset", by: str, count: int) -> list[dict[Any, int]]:
-    """Where the `count` best settings are, {dimension: index}, ranked as `best` does; the worst have no rank."""
+    """Where the `count` best settings are, {dimension: index}, ranked as `best` does; without those that have no
+    finite seed."""
     every = merits(table, by)
     dims, shape = every[0].dims, every[0].shape
-    first, *others = (merit.values.ravel() for merit in every)
-    found = np.flatnonzero(np.isfinite(others[0] if by == "target_epoch" else first))
+    lost, *others = (merit.values.ravel() for merit in every)
+    found = np.flatnonzero(lost < 1)
     if len(found) > count:  # to sort a million for the sake of a few would take long
+        first = np.where(lost > 0, np.inf, others[0])
         found = found[first[found] <= np.partition(first[found], count - 1)[count - 1]]
-    found = found[np.lexsort([merit[found] for merit in (*reversed(others), first)])][:count]
+    found = found[np.lexsort([merit[found] for merit in (*reversed(others), lost)])][:count]
     return [dict(zip(dims, map(int, np.unravel_index(place, shape)), strict=True)) for place in found]
 
 
 def merits(table: "xarray.Dataset", by: str) -> "list[xarray.DataArray]":
-    """What settings are ranked by, the lower the better, medians over seeds: the score; of those that score alike the
-    final cost, if that was not the score but epochs; then the epoch of the lowest cost."""
-    names = [by, "final_cost"] if by == "target_epoch" else [by]
-    replicates = [name for name in REPLICATES if name in table["outcome"].dims]
-    every = [*(scores(table, name) for name in names), table["best_epoch"].astype(float)]
-    return [merit.median(replicates) for merit in every]
+    """What settings are ranked by, the lower the better: the share of seeds that have no finite score, 0 where most
+    meet the target; the median of the finite ones, by the target its epoch first; then the epoch of the lowest cost."""
+    lost, score = _over_seeds(scores(table, "final_cost" if by == "target_epoch" else by))
+    epoch = table["best_epoch"].astype(float)
+    epoch = epoch.median([name for name in REPLICATES if name in epoch.dims])
+    if by != "target_epoch":
+        return [lost, score, epoch]
+    soonest = typical(table, by)
+    return [lost.where(np.isinf(soonest), 0.0), soonest, score, epoch]
+
+
+def typical(table: "xarray.Dataset", name: str) -> "xarray.DataArray":
+    """A cost, an accuracy or the epoch of the target at each setting, as `best` compares it: the median over the seeds
+    that have it and did not diverge. Of the epoch over all seeds, infinite where half or more do not meet the target;
+    a cost is infinite, and an accuracy -inf, where no seed has it."""
+    found = scores(table, name)
+    if name == "target_epoch":
+        return found.median([replicate for replicate in REPLICATES if replicate in found.dims])
+    score = _over_seeds(found)[1]
+    return 1 - score if is_accuracy(name) else score
+
+
+def _over_seeds(scores: "xarray.DataArray") -> "tuple[xarray.DataArray, xarray.DataArray]":
+    """Of each setting, the share of seeds whose score is infinite, and the median over the others; infinite if none."""
+    replicates = [name for name in REPLICATES if name in scores.dims]
+    ordered = scores.transpose(..., *replicates).values
+    ordered = np.sort(ordered.reshape(*ordered.shape[: ordered.ndim - len(replicates)], -1), axis=-1)
+    every, finite = ordered.shape[-1], np.isfinite(ordered).sum(axis=-1)
+    middle = np.stack([(finite - 1) // 2, finite // 2], axis=-1)  # of none, -1 and 0, which both are infinite
+    low, high = np.moveaxis(np.take_along_axis(ordered, middle, axis=-1), -1, 0)
+    one = scores.isel(dict.fromkeys(replicates, 0), drop=True)
+    return one.copy(data=1 - finite / every), one.copy(data=0.5 * low + 0.5 * high)
 
 
 def selected_by(table: "xarray.Dataset") -> str:
@@ -276,8 +322,10 @@ def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
     Returns:
       A Dataset over the other dimensions: `low` and `high`, the smallest and the largest value at
       which a lane converged; `stable`, the largest value at which one did not diverge, and
-      `unstable`, the next value above it at which one did (NaN where there is none); `changes`,
-      how often neighbours differ in whether they diverged (more than 1 or 2: the boundary is not one edge).
+      `unstable`, the next value above it at which one did (NaN where there is none); `surely_stable`,
+      up to which so many epochs tell that none diverges, so that the boundary lies between that and
+      `unstable`, by the margin of `boundary.margins`, which is that of a learning rate; `changes`, how
+      often neighbours differ in whether they diverged (more than 1 or 2: the boundary is not one edge).
 
     Raises:
       ValueError: the table has no such dimension, or its values are not numbers.
@@ -297,21 +345,26 @@ def edges(table: "xarray.Dataset", along: str) -> "xarray.Dataset":
         raise ValueError(f"dimension {along!r} holds names, which have no order and so no edge")
     table = table.sortby(along)
     values = table[along].astype(float)
-    converged, diverged = table["outcome"] == CONVERGED, table["outcome"] == DIVERGED
-    stable = values.where(~diverged & has_run(table["outcome"])).max(along)
+    outcome = table["outcome"]
+    converged, diverged, there = outcome == CONVERGED, outcome == DIVERGED, outcome != ABSENT
+    stable = values.where(~diverged & has_run(outcome)).max(along)
     above = values.where(diverged & ~(values <= stable)).min(along)
+    first = values.where(diverged).min(along).fillna(np.inf)
     return xarray.Dataset(
         {
             "low": values.where(converged).min(along),
             "high": values.where(converged).max(along),
             "stable": stable,
             "unstable": above,
-            "changes": (diverged.astype(int).diff(along) != 0).sum(along),
+            "surely_stable": (values - abs(values) * margins(table)).where(values < first).max(along),
+            "changes": ((diverged.astype(int).diff(along) != 0) & (there.astype(int).diff(along) == 0)).sum(along),
         }
     )
 
 
-def _flags(outcomes: Sequence[str]) -> dict[str, Any]:
+def flags(has_absent: bool) -> dict[str, Any]:
+    """Attributes that name the codes of outcomes, by the CF conventions."""
+    outcomes = [*OUTCOMES, "absent"] if has_absent else OUTCOMES
     return {"flag_values": list(range(len(outcomes))), "flag_meanings": " ".join(outcomes)}
 
 
@@ -364,22 +417,30 @@ def _spread(lanes: np.ndarray, count: int) -> list[int]:
 def epochs_missing(table: "xarray.Dataset") -> np.ndarray:
     """For lanes still descending, about how many more epochs they need at the pace of their last window.
 
-    By the pace at which the cost nears the known minimum, to the target or to within the tolerance;
-    or, if no minimum is known, by the pace at which the gradient norm shrinks. NaN where there is no
-    such pace.
+    By the pace at which the gradient norm shrinks, until gradient and updates are small enough for rest; or, if that
+    comes sooner, by the pace at which the cost nears the known minimum, to the target or to within the tolerance. NaN
+    where there is no such pace, or the last update was zero.
     """
     lanes = (table["outcome"] == DESCENDING).values
+    if any(name not in table for name in _PACE):  # a run of an earlier release
+        return np.full(np.count_nonzero(lanes), np.nan)
     figure = {name: table[name].values[lanes] for name in _PACE}
     minimum, target = table.attrs.get("minimum"), table.attrs.get("target", -np.inf)
     within = tolerances(figure, goal(minimum, table.attrs.get("tolerance")))
     with np.errstate(all="ignore"):
-        if minimum is None:
-            now, before, end = figure["gradient_norm"], figure["window_gradient_norm"], within.gradient
-        else:
-            now, end = figure["best_cost"] - minimum, np.maximum(within.cost, target - minimum)
-            before = now + figure["progress"]
-        missing = figure["window"] * np.log(end / now) / np.log(now / before)
-    return np.where(np.isfinite(missing) & (missing > 0), missing, np.nan)
+        slope = figure["gradient_norm"]
+        pace = np.log(slope / figure["window_gradient_norm"]) / figure["window"]
+        steps = np.where(2 * figure["crossings"] >= figure["moves"], 1, figure["window"])  # as `verdict` counts them
+        shares = within.gradient / slope, AT_REST * figure["rounding"] / (figure["last_update_norm"] * steps)
+        rest = np.log(np.fmin(*shares)) / pace
+        there = reach(np.abs(within.minimum), 0.0, table.attrs.get("tolerance"))  # at the minimum's own size
+        now, end = figure["best_cost"] - within.minimum, np.fmax(there, target - within.minimum)
+        sooner = np.log(end / now) / np.log(now / (now + figure["progress"])) * figure["window"]
+        return np.where(
+            figure["last_update_norm"] == 0,
+            np.nan,
+            np.fmin(*(np.where(np.isfinite(epochs) & (epochs > 0), epochs, np.nan) for epochs in (rest, sooner))),
+        )
 
 
 _PACE = (
@@ -389,6 +450,11 @@ _PACE = (
     "start_gradient_norm",
     "gradient_norm",
     "window_gradient_norm",
+    "distance",
+    "rounding",
+    "last_update_norm",
     "progress",
     "window",
+    "moves",
+    "crossings",
 )

@@ -158,7 +158,9 @@ def trace_lane(lane: Callable[..., Descent], arguments: PyTree) -> Trace:
     return Trace(copied.closed(closed), parts, shapes, known)
 
 
-def _trace(lane: Callable[..., Descent], arguments: PyTree, in_parts: bool = False):
+def _trace(
+    lane: Callable[..., Descent], arguments: PyTree, in_parts: bool = False
+) -> tuple[core.ClosedJaxpr, dict[str, core.Jaxpr], Shapes, dict[str, Any]]:
     """What `Trace` takes, with the user's own arrays."""
     known: dict[str, Any] = {"arguments": jax.tree.structure(arguments)}  # what tracing finds out besides arrays
     parts: dict[str, core.Jaxpr] = {}

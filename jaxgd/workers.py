@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxgd import engine, table
 from jaxgd import plan as plans
-from jaxgd.outcome import goal, told
+from jaxgd.outcome import ABSENT, goal, told
 from jaxgd.plan import Box, Each, Plan
 from jaxgd.program import Program
 
@@ -214,9 +214,9 @@ def _real(plan: Plan) -> type:
 
 
 def _without(plan: Plan, box: Box, figures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The figures with the absent lanes left pending."""
+    """The figures without those of absent lanes: their outcome is `ABSENT`, all else as if they had not run."""
     nothing = plan.absent[box[: plan.absent.ndim]]
-    fills = {name: variable.fill for name, variable in table.variables(plan).items()}
+    fills = {name: variable.fill for name, variable in table.variables(plan).items()} | {"outcome": ABSENT}
     return {
         name: np.where(
             nothing.reshape(nothing.shape + (1,) * (values.ndim - nothing.ndim)), fills.get(name, np.nan), values

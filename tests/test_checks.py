@@ -234,7 +234,7 @@ def test_folders_that_are_no_path(run):
 def test_more_lanes_than_memory_holds():
     many = np.linspace(0.1, 0.2, 10**5)
     axes = {"a": many, "b": many, "c": many[:1000]}
-    says = r"sweep: 1e\+13 lanes × 73 bytes, .* = 730 TB, and this machine has .* of memory: fewer will do"
+    says = r"sweep: 1e\+13 lanes × 105 bytes, .* = 1.05 PB, and this machine has .* of memory: fewer will do"
     refused(ValueError, says, sweep, axes, lambda a, b, c: lane(a + b + c))
 
 

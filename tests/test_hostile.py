@@ -36,14 +36,14 @@ def asked(text, *words, name="hostile.toml"):
 SETTINGS = {
     "lanes": (
         ["sweep.start.x.linspace=[0,1,1_000_000]", "sweep.optimizer.learning_rate.geomspace=[0.1,1,1_000_000]"],
-        "sweep: 1e+12 lanes (x 1 000 000 × learning_rate 1 000 000) × 72 bytes, and more with params = 72 TB, "
+        "sweep: 1e+12 lanes (x 1 000 000 × learning_rate 1 000 000) × 104 bytes, and more with params = 104 TB, "
         "and this machine has 24 GB of memory",
     ),
     "one axis": (["sweep.start.x.linspace=[0,1,1_000_000_000_000]"], "how many (1 to 100 000 000)"),
     "a long arange": (["sweep.start.x.arange=[0,1,1e-300]"], "has over 100 000 000 values"),
     "values of the cost": (
         ["run.epochs=200_000", "record.history=100_000", "sweep.start.x.linspace=[0,1,1_000_000]"],
-        "sweep: 1 000 000 lanes × 400 073 bytes, with params and records of the cost = 400 GB",
+        "sweep: 1 000 000 lanes × 400 105 bytes, with params and records of the cost = 400 GB",
     ),
     "time": (
         ["run.epochs=1_000_000_000", "sweep.start.x.linspace=[0,1,100_000_000]", "sweep.seed.arange=[12]"],
@@ -126,6 +126,83 @@ def test_every_place_of_code_is_named(folder, where):
     answer = asked(text)
     assert answer.code == 0 and f"{where}.function = evil:cost" in answer.out
     assert not (folder / "was_here").exists() and "evil" not in sys.modules
+
+
+NAMED = PARABOLA.replace('expression = "x**2 + 5"', 'function = "{}"')
+PACKAGE = {
+    "kit/__init__.py": EVIL,
+    "kit/costs.py": EVIL,
+    "kit/odd.py": "def __getattr__(name): ...",
+    "bad.py": "def f(:",
+}
+MODULE = """from math import cos
+if True:
+    cost = lambda x: x**2
+try:
+    from fast import quick
+except ImportError:
+    quick = None
+def make():
+    global late
+    late = cost
+def square(x): inner = x; return x**2
+"""
+
+
+def written_code(folder):
+    (folder / "kit").mkdir()
+    for name, text in PACKAGE.items():
+        (folder / name).write_text(text)
+    (folder / "mine.py").write_text(MODULE)
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("gone:cost", "no module 'gone', neither in {} nor installed"),
+        ("kit.gone:cost", "no module 'kit.gone', neither in {} nor installed"),
+        ("mine.gone:cost", "no module 'mine.gone', neither in {} nor installed"),
+        ("optax.gone.more:cost", "no module 'optax.gone', neither in {} nor installed"),
+        ("mine:sqare", "mine has no function 'sqare'; did you mean square?"),
+        ("mine:inner", "mine has no function 'inner'; allowed: make, square"),
+        ("kit.costs:cst", "kit.costs has no function 'cst'; did you mean cost?"),
+        ("optax.losses:squared", "optax.losses has no function 'squared'"),
+        ("bad:f", "importing bad would fail: SyntaxError: "),
+    ],
+)
+def test_check_names_code_that_is_missing_without_importing_any(folder, reference, says):
+    written_code(folder)
+    answer = asked(NAMED.format(reference))
+    assert answer.code == 2 and not answer.out and not (folder / "was_here").exists()
+    assert f'hostile.toml: cost.function = "{reference}": {says.format(folder)}' in answer.err.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["mine:cost", "mine:quick", "mine:late", "mine:cos", "kit:cost", "kit.costs:cost", "kit.odd:any", "optax:sgd"]
+    + ["optax.losses:l2_loss", "math:cos", "os.path:join", "numpy.linalg:norm", "jax.numpy:sum"],
+)
+def test_check_finds_code_without_importing_any(folder, reference):
+    written_code(folder)
+    answer = asked(NAMED.format(reference))
+    assert answer.code == 0 and f"cost.function = {reference}, from " in answer.out
+    assert not (folder / "was_here").exists()
+
+
+def test_check_names_data_that_is_missing(folder):
+    (folder / "evil.py").write_text(EVIL)
+    text = NAMED.format("evil:cost") + '\n[data]\nfile = "rows.csv"\ntarget = "y"\nlabels = false\n'
+    answer = asked(text)
+    assert answer.code == 2
+    gone = 'hostile.toml: data.file = "rows.csv": can\'t be read: No such file or directory'
+    assert gone in answer.err
+    (folder / "rows.csv").write_text("x,y\n" + "1,2\n" * 9 + "nan,3\n")
+    assert 'line 11, column x: "nan" is not a finite number' in asked(text).err
+    (folder / "rows.csv").write_text("x,y\n" + "1,2\n2,3\n" * 5)
+    assert asked(text).code == 0 and not (folder / "was_here").exists()
+    (folder / "rows.csv").unlink()
+    rule = '[optimizer]\nfunction = "evil:cost"\n[cost.network]\nhidden = []\n[run]\nepochs = 2\n'
+    assert gone in asked(rule + '[data]\nfile = "rows.csv"\ntarget = "y"\n').err
 
 
 def test_nothing_is_imported_that_no_function_names(folder):

@@ -51,7 +51,7 @@ def same_bits(a, b):
 # A lane alone equals itself in the crowd, bit for bit.
 
 rates = st.floats(2**-13, 32, width=32)
-starts = st.floats(-3, 3, width=32) | st.sampled_from([float("nan"), float("inf"), 2.0**100, -(2.0**33)])
+starts = st.floats(-3, 3, width=32, allow_subnormal=False) | st.sampled_from([float("nan"), float("inf"), 2.0**100, -(2.0**33)])
 
 
 @settings(max_examples=8)
@@ -276,25 +276,27 @@ def test_a_record_where_a_lane_ends_is_of_that_lane():
 
 
 def test_swings_are_counted_as_the_ball_makes_them():
-    """Momentum on a parabola, against the gradients of the whole history."""
+    """Momentum on a parabola, against the updates of the whole history; the last of them leads on from the end."""
 
     def one(rate):
         return jaxgd.Descent(lambda x: x**2, 1.0, jaxgd.momentum(rate, 0.9))
 
     table = jaxgd.sweep(one, {"rate": [0.01, 0.1, 1.0, 1.95]}, epochs=80)
     for index, rate in enumerate(table.rate.values):
-        grads = 2 * np.asarray(jaxgd.replay(one, {"rate": rate}, 80).params)[30:]
-        crossed = grads[1:] * grads[:-1] < 0
-        swings = [np.abs(swing).max() for swing in np.split(grads, np.flatnonzero(crossed) + 1)]
+        params = np.asarray(jaxgd.replay(one, {"rate": rate}, 81).params)[30:]
+        updates = np.diff(params)
+        crossed = updates[1:] * updates[:-1] < 0
+        swings = [np.abs(swing).max() for swing in np.split(updates, np.flatnonzero(crossed) + 1)]
         row = table.isel(rate=index)
-        assert (row.window, row.crossings) == (50, crossed.sum())
+        assert (row.window, row.moves, row.crossings) == (50, 51, crossed.sum())
         assert row.growths == (np.diff(swings) > 0).sum()
         for name, value in {
-            "window_gradient_norm": abs(grads[0]),
-            "highest_gradient_norm": max(swings),
-            "swing_gradient_norm": max(swings[-2:]),
+            "window_gradient_norm": 2 * abs(params[0]),
+            "highest_update_norm": max(swings),
+            "swing_update_norm": max(swings[-2:]),
+            "last_update_norm": abs(updates[-1]),
         }.items():
-            np.testing.assert_allclose(row[name], value, rtol=80 * 16 * np.finfo(np.float32).eps)
+            np.testing.assert_allclose(row[name], value, rtol=80 * 64 * np.finfo(np.float32).eps)
 
 
 # The package as a whole.

@@ -105,14 +105,11 @@ def test_divergence_shows_no_further_above_the_known_limit_than_it_takes_to_outg
 
 @pytest.mark.parametrize("rule", RULES)
 def test_error_falls_as_the_epochs_grow(rule):
-    for epochs, last, unstable in (((50, 100, 2000), 1e-14, None), ((400, 2000, 20_000), 1e-4, "diverged")):
+    for epochs, unstable in (((50, 100, 2000), None), ((400, 2000, 20_000), "diverged")):
         found = [relative_error(rule, 4, 100.0, 0.8, 0, count, most=4, unstable=unstable) for count in epochs]
-        first, second, third = (
-            max(error, 4 * np.finfo(float).eps) for error, _ in found
-        )  # the limit itself is rounded
-        assert first >= second >= third and third < last
-        assert first > 1e-12 or unstable
-        assert not unstable or all(error < allowed for error, allowed in found)
+        first, second, third = (max(error, 2e-5) for error, _ in found)  # sections no finer than the epochs tell
+        assert first >= second >= third and third < 1e-4
+        assert not unstable or all(error < max(allowed, 2e-5) for error, allowed in found)
 
 
 def test_until_the_epochs_tell_rates_apart_outcomes_alternate():
@@ -127,10 +124,10 @@ def test_until_the_epochs_tell_rates_apart_outcomes_alternate():
         return critical_learning_rate(lane, 0.02, 0.6, epochs=epochs)
 
     limit = polyak_limit(20.0, 0.93)
-    within = found(100, 0.93)
-    assert within.single and within.changes > 1 and "where it alternates" in str(within)
-    assert within.value == within.low < limit and within.value == pytest.approx(limit, rel=1 / 100)
-    assert found(400, 0.93).value == pytest.approx(limit, rel=1e-12)
+    within = found(400, 0.93)
+    assert within.single and within.changes > 1 and "where outcomes alternate" in str(within)
+    assert within.low < within.value < limit <= within.high and within.value == pytest.approx(limit, rel=1 / 400)
+    assert found(4000, 0.93).value == pytest.approx(limit, rel=1e-4)
     nowhere = found(300, 0.95)
     assert np.isnan(nowhere.value) and "or the epochs too few to tell" in str(nowhere)
 
@@ -145,18 +142,18 @@ def test_swings_of_rounding_are_at_rest():
     found = critical_learning_rate(lane, 1e-4, 1.0, epochs=2000)
     assert found.single and found.value == pytest.approx(polyak_limit(100.0, 0.9), rel=1e-5)
     swings = critical_learning_rate(lane, 1e-4, 1.0, epochs=2000, unstable=("diverged", "oscillating"))
-    assert not swings.single
+    assert swings.value < 0.99 * found.value  # those of rounding count
 
 
 @pytest.mark.parametrize("x64", [False, True])
-def test_critical_rate_is_known_to_the_last_bit(x64):
+def test_critical_rate_says_what_the_epochs_tell(x64):
     with jax.enable_x64(x64):
         found = critical_learning_rate(parabola_lane, 1e-3, 10.0, epochs=200)
         grown = critical_learning_rate(parabola_lane, 1e-3, 10.0, epochs=200, unstable="diverged")
-    real = np.float64 if x64 else np.float32
-    assert found.single and found.value == found.low == np.nextafter(real(1), real(0)) and found.high == 1.0
-    assert grown.single and grown.value == grown.low == 1.0 and grown.high == np.nextafter(real(1), real(2))
+    for answer in (found, grown):
+        assert answer.single and 0.9 < answer.low < answer.value < 1 <= answer.high < 1.001
     assert "the outcome is diverged or oscillating (" in str(found) and "the outcome is diverged (" in str(grown)
+    assert "so many epochs place the edge between" in str(found)
 
 
 def test_every_section_runs_in_one_program():
@@ -175,7 +172,7 @@ def test_any_hyperparameter_and_either_side():
         return jaxgd.Descent(parabola, 9.0, jaxgd.momentum(learning_rate, momentum))
 
     found = critical_learning_rate(lane, 0.1, 0.9, epochs=2000)
-    assert found.single and found.value == found.high == pytest.approx(0.5, abs=1e-9)
+    assert found.single and found.low < 0.5 < found.high and found.value == pytest.approx(0.5, abs=1e-4)
 
 
 def test_a_fractal_boundary_has_no_critical_rate():
@@ -282,7 +279,7 @@ def test_of_a_fit_to_data():
     critical = critical_learning_rate(
         lambda rate: jaxgd.Descent(cost, 0.0, optax.sgd(rate), data=data), 1e-3, 10.0, epochs=2000
     )
-    assert critical.value == pytest.approx(edge, rel=1e-12)
+    assert critical.low < edge <= critical.high and critical.value == pytest.approx(edge, rel=1e-4)
     batches = critical_learning_rate(
         lambda rate: jaxgd.Descent(cost, 0.0, optax.sgd(rate), data=data, batch_size=4, key=3), 1e-3, 10.0, epochs=100
     )
@@ -325,8 +322,10 @@ OK, GONE, WAITS = CONVERGED, DIVERGED, PENDING
 def test_best_range_and_edge():
     table = result([9, 3, 2, 3.9, 4.1, np.inf, np.inf], [DESCENDING, OK, OK, OK, OK, GONE, GONE])
     found = best_rates(table)
-    assert {name: float(found[name]) for name in found} == {
+    assert np.isnan(found["surely_stable"])  # the table has no figures of updates
+    assert {name: float(found[name]) for name in found.drop_vars("surely_stable")} == {
         "best": 3, "score": 2, "low": 2, "high": 4, "ties": 1, "edge": 5, "unstable": 6, "below_edge": 5 / 3, "changes": 1,
+        "diverged": 0,
     }  # fmt: skip
     assert float(best_rates(table, factor=5)["high"]) == 5 and float(best_rates(table, factor=1)["low"]) == 3
 
@@ -371,8 +370,8 @@ def test_seeds_are_replicates_and_other_axes_are_kept():
     outcomes = np.where(np.isfinite(costs), OK, GONE)
     found = best_rates(result(costs, outcomes, ("momentum", "learning_rate", "seed")))
     assert found["best"].dims == ("momentum",)
-    np.testing.assert_array_equal(found["best"], [1, 2])  # medians, not the luckiest lane
-    np.testing.assert_array_equal(found["score"], [1, 4])
+    np.testing.assert_array_equal(found["best"], [1, 1])  # no seed lost, then medians, not the luckiest lane
+    np.testing.assert_array_equal(found["score"], [1, 5])
     np.testing.assert_array_equal(found["changes"], [0, 1])  # one seed that diverged is one too many
 
 

@@ -7,6 +7,7 @@ from small import pending
 import jaxgd
 from jaxgd import config as cfg
 from jaxgd import lane, limits
+from jaxgd.show import tables
 from jaxgd.stability import FORMULAS, nesterov_limit, polyak_limit
 from jaxgd.sweep import in_memory
 
@@ -29,7 +30,7 @@ def descending(**optimizer):
 
 
 def test_where_no_minimum_is_known_the_best_lane_says_where_it_is():
-    found, table = known(BOWL | descending() | {"sweep": {"optimizer": {"learning_rate": RATES}}})
+    found, table = known(BOWL | descending() | {"sweep": {"optimizer": {"learning_rate": RATES}}}, epochs=1000)
     assert set(found) == set(limits.LIMITS) and not found.coords
     assert found["known_limit"].dims == () and found["known_limit"].attrs["along"] == "learning_rate"
     assert float(found["sharpness"]) == pytest.approx(6) and float(found["known_limit"]) == pytest.approx(1 / 3)
@@ -78,7 +79,7 @@ def test_each_optimizer_by_its_rule_and_its_momentum():
     found, _ = known(BOWL | {"optimizers": optimizers, "sweep": {"optimizers": {"learning_rate": RATES}}}, epochs=2000)
     expected = [polyak_limit(6, 0.9), nesterov_limit(6, 0.9), polyak_limit(6, 0.5), np.nan]
     np.testing.assert_allclose(found["known_limit"], expected, rtol=1e-6)
-    assert found["limit_formula"].values.tolist() == [*map(FORMULAS.get, ("momentum", "nesterov", "momentum")), ""]
+    assert found["limit_formula"].values.tolist() == [*map(FORMULAS.get, ("momentum", "nesterov", "momentum", "adam"))]
 
 
 def test_momentum_along_an_axis_of_its_own_or_along_trials():
@@ -121,7 +122,8 @@ def test_no_limit_where_a_lane_only_came_near_a_flat_bottom():
 @pytest.mark.parametrize(
     "content",
     [
-        descending(name="adam") | {"sweep": {"optimizer": {"learning_rate": RATES}}},
+        descending(name="adam", nesterov=True) | {"sweep": {"optimizer": {"learning_rate": RATES}}},
+        descending(name="adamax") | {"sweep": {"optimizer": {"learning_rate": RATES}}},
         descending(name="momentum") | {"sweep": {"optimizer": {"momentum": RATES}}},
         descending() | {"sweep": {"start": {"x": RATES}}},
         descending(),
@@ -129,10 +131,21 @@ def test_no_limit_where_a_lane_only_came_near_a_flat_bottom():
         | {"sweep": {"optimizer": {"learning_rate": {"values": [[0.1, 0.2], [0.2, 0.1]]}}}},
         descending(name="sgd", momentum=0.5) | {"sweep": {"optimizer": {"learning_rate": RATES, "nesterov": {"values": [True, False]}}}},
     ],
-    ids=["Adam", "no rates", "one rate", "one lane", "a rate per element", "a flag that changes the rule"],
+    ids=["Nesterov's Adam", "Adamax", "no rates", "one rate", "one lane", "a rate per element", "a flag that changes the rule"],
 )  # fmt: skip
 def test_no_limit_where_theory_has_none(content):
     assert known(BOWL | content, carried_out=False)[0] is None
+
+
+@pytest.mark.parametrize(("name", "formula"), [("adam", "adam"), ("adamw", "adamw"), ("rmsprop", "gradient_descent")])
+def test_an_optimizer_that_preconditions_has_a_formula_and_no_number(name, formula):
+    """λ depends on the state of a lane, and so on its rate: no one number bounds the axis of rates."""
+    content = BOWL | descending(name=name) | {"sweep": {"optimizer": {"learning_rate": RATES}}}
+    found, table = known(content)
+    assert np.isnan(found["known_limit"]) and np.isnan(found["sharpness"])
+    assert found["limit_formula"].item() == FORMULAS[formula]
+    said = tables.edge_words(table.assign(found.data_vars), "learning_rate")
+    assert f"known limit {FORMULAS[formula]}" in said and "preconditioned by the optimizer's state" in said[-1]
 
 
 @pytest.mark.parametrize("size", [None, 2, 4])

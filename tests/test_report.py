@@ -96,7 +96,7 @@ def test_every_sweep_has_its_page(name):
 ONE = a_table({"seed": np.arange(1)}, TRAPPED, 3.0).isel(seed=0, drop=True)
 ODD = {
     "all diverged": (a_table({"learning_rate": np.arange(1.0, 9)}, DIVERGED, np.nan), "every lane diverged"),
-    "one lane": (ONE, "After 50 epochs the ball stands still above the minimum: the cost went from 100 to 3."),
+    "one lane": (ONE, "After 50 epochs the ball is at rest above the minimum: the cost went from 100 to 3."),
     "constant": (
         a_table({"x": np.arange(5.0)}, TRAPPED, 1.0, start_gradient_norm=0.0),
         "there is no slope to follow",

@@ -1,16 +1,21 @@
 """What a user sees of a run: the lines of a descent, the closing table, the picture; of every kind, odd ones too."""
 
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
+import optax
 import pytest
 import xarray
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
+import jaxgd
+from jaxgd.compare import compared, figure_of
 from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, FIGURES, OSCILLATING, OUTCOMES, PENDING, TRAPPED
-from jaxgd.show import plots, rates, style, tables
-from jaxgd.table import COUNTS
+from jaxgd.show import comparison, plots, rates, report, style, tables
+from jaxgd.show import words as in_words
+from jaxgd.table import COUNTS, ranking
 
 pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 
@@ -78,13 +83,15 @@ def words(table, select="final_cost"):
 
 def test_one_axis_says_counts_best_edges_and_what_is_missing():
     said = words(
-        a_table({"learning_rate": RATES}, valley, depth, progress=lambda learning_rate: 9 * depth(learning_rate))
+        a_table(
+            {"learning_rate": RATES}, valley, depth, progress=lambda learning_rate: 9 * depth(learning_rate)
+        ).assign_attrs(tolerance=8 * 2.0**-23)
     )
     assert said == [
         "outcome     lanes   share",
         "converged      10  41.7 %  met the target or the minimum",
         "descending      8  33.3 %  still on its way when the epochs ended",
-        "diverged        6  25.0 %  ran away",
+        "diverged        6  25.0 %  left the finite numbers, or grows without a new low",
         "",
         f"best     learning_rate = {RATES[8]:.6g}",
         "         final cost 1e-09, lowest in epoch 7 of 50",
@@ -489,11 +496,88 @@ def test_how_much_the_learning_rate_matters():
         "the best is the end of the range: widen it",
         "none above the best diverges",
     ]
+    seeds = a_table({"learning_rate": [1.0, 2.0], "seed": [0, 1, 2]}, np.int8([[1, 1, 5], [1, 5, 5]]), 1.0)
+    assert "at the best, 33.3 % of the seeds diverged" in rate_lines(seeds)
     tied = rate_lines(a_table({"learning_rate": [1.0, 2.0, 3.0]}, CONVERGED, 1.0))
     assert "3 do exactly as well; this was there first" in tied
     assert rate_lines(a_table({"learning_rate": [1.0, 2.0]}, DIVERGED, np.nan)) == ["no rate works: all diverged"]
     assert rate_lines(a_table({"learning_rate": [1.0, 2.0]}, PENDING, np.nan)) == ["no rate works: none has run"]
     assert rate_lines(a_table({"momentum": [0.0, 0.5]}, CONVERGED, 1.0)) == []
+
+
+def test_half_of_the_seeds_diverged_is_said():
+    """x⁴/4 from 100, which diverges at every rate, and from 1."""
+
+    def lane(learning_rate, seed):
+        return jaxgd.Descent(lambda x: x**4 / 4, jnp.where(seed == 0, 100.0, 1.0), optax.sgd(learning_rate))
+
+    table = jaxgd.sweep(lane, {"learning_rate": [1e-3, 1e-2, 0.1, 3.0], "seed": [0, 1]}, epochs=100)
+    assert (table["outcome"] == DIVERGED).values.tolist() == [[True, False]] * 3 + [[True, True]]
+    np.testing.assert_allclose(table["final_cost"].values[:3, 1], [0.1735, 0.02747, 5.42e-4], rtol=1e-3)
+    assert [place["learning_rate"] for place in ranking(table, "final_cost", 9)] == [2, 1, 0]
+    text = " ".join(" ".join(words(table)).split())
+    assert "learning_rate = 0.1 median final cost 0.000542167 of 1 seed, with 1 of 2 seeds diverged" in text
+    assert "every lane diverged" not in text and "at the best, 50 % of the seeds diverged" in text
+    (said,) = [one for one in in_words.came_out(table, "final_cost") if one.startswith("The best setting")]
+    assert said == (
+        "The best setting is learning_rate = 0.1, with a final cost of 0.000542167, the median of 1 seed, with 1 of 2 "
+        "seeds diverged."
+    )
+    assert figure_of(jaxgd.best(table), "final_cost") == (float(table["final_cost"][2, 1]),) * 3
+    assert report._best(table, "final_cost")["setting"] == "learning_rate = 0.1 (1 of 2 seeds diverged)"
+    heads, row = comparison._cells(compared(table), "final_cost", 2.0)
+    assert dict(zip(heads, row, strict=True))["at"] == "learning_rate = 0.1\n1 of 2 seeds diverged"
+    met = jaxgd.sweep(lane, {"learning_rate": [1e-2, 0.1], "seed": [0, 1]}, epochs=100, target=0.01)
+    text = " ".join(" ".join(words(met, "target_epoch")).split())
+    assert "learning_rate = 0.1 target met by 1 of 2 seeds, final cost" in text
+
+
+def test_near_misses_of_a_rounded_minimum_name_their_distance_and_the_tolerance():
+    costs = np.float64(0.773199) + np.array([5.65e-8, 7.7e-6, 8e-6, -1e-9])
+    table = a_table({"learning_rate": [1.0, 2.0, 3.0, 4.0]}, TRAPPED, 1.0, minimum=0.773199)
+    table["final_cost"] = ("learning_rate", costs)
+    near = "5.65e-08 … 7.7e-06 above the stated minimum 0.773199 (if that is rounded, tolerance = 1e-05 takes it as"
+    assert f"near trapped {near} reached)" in " ".join(" ".join(words(table)).split())
+    assert f"2 trapped lanes end {near} reached)." in in_words.came_out(table, "final_cost")
+    one = table.isel(learning_rate=[0])
+    near = "5.65e-08 above the stated minimum 0.773199 (if that is rounded, tolerance = 1e-07 takes it as reached)"
+    assert f"1 trapped lane ends {near}." in in_words.came_out(one, "final_cost")
+    for other in (table.isel(learning_rate=[2, 3]), table.assign(outcome=table["outcome"] * 0 + CONVERGED)):
+        assert not any("stated" in said for said in in_words.came_out(other, "final_cost"))
+    assert "stated" not in " ".join(words(table.isel(learning_rate=[2, 3])))
+    assert "stated" not in " ".join(words(a_table({"learning_rate": [1.0, 2.0]}, TRAPPED, 1e-9)))  # 0 is not rounded
+
+
+def test_a_rise_over_a_few_epochs_is_said_to_be_no_more_than_that():
+    rates = {"learning_rate": [1.0, 2.0, 3.0, 4.0]}
+    grown = {"start_cost": 1.0, "epochs": np.array([2, 9, 10, 2])}
+    table = a_table(rates, DIVERGED, 2.0, diverged_epoch=np.array([np.nan, np.nan, np.nan, 2]), **grown)
+    rose = "for a cost that rose over a few epochs: whether it comes down again is not known from so few"
+    assert f"unsure 2 counted as diverged {rose}" in " ".join(" ".join(words(table)).split())
+    assert f"2 lanes count as diverged {rose}." in in_words.came_out(table, "final_cost")
+    assert "unsure" not in " ".join(words(table.isel(learning_rate=[2, 3])))
+    (said,) = in_words.came_out(table.isel(learning_rate=[0]), "final_cost")
+    assert said == (
+        "After 2 epochs the ball counts as diverged: the cost rose from 1 to 2; whether it comes down again is not "
+        "known from so few."
+    )
+    for place in (2, 3):
+        assert "ran away" in in_words.came_out(table.isel(learning_rate=[place]), "final_cost")[0]
+
+
+def test_names_of_which_half_the_seeds_diverged_come_between_whole_ones_and_none():
+    axes = {"optimizer": ["wild", "half", "whole"], "learning_rate": [1.0], "seed": [0, 1]}
+    table = a_table(
+        axes, lambda optimizer, seed, **_: np.where(optimizer + seed < 2 - (optimizer == 2), DIVERGED, 1), 2.0
+    )
+    table["final_cost"][1] = 1.0
+    assert (table["outcome"] == DIVERGED).values.squeeze(1).tolist() == [[True] * 2, [True, False], [False] * 2]
+    said = [line[9:14].strip() for line in words(table) if line[9:14].strip() in axes["optimizer"]]
+    assert said[:3] == ["whole", "half", "wild"]
+    assert [contender.name for contender in compared(table)] == ["whole", "half", "wild"]
+    assert "whole 2 at learning_rate = 1; half 1 at learning_rate = 1; wild none." in " ".join(
+        in_words.came_out(table, "final_cost")
+    )
 
 
 def test_with_a_target_rates_go_by_how_soon_they_meet_it():

@@ -238,6 +238,14 @@ def test_traces_of_earlier_calls_do_not_fill_the_memory(monkeypatch):
         assert traces.cache_info().currsize < 400
 
 
+def test_a_trace_that_fails_leaves_no_more_traces_than_one_that_does_not(monkeypatch):
+    limited = []
+    monkeypatch.setattr(afresh, "_limit_traces", lambda: limited.append(True))
+    with pytest.raises(RuntimeError, match="of the lane"), afresh.new_context():
+        raise RuntimeError("of the lane")
+    assert limited == [True]
+
+
 def test_data_that_is_edited_in_place_is_read_at_the_call():
     rows = np.arange(8, dtype=np.float32), np.arange(8, dtype=np.float32)
 
@@ -501,7 +509,7 @@ def test_callbacks_are_called_for_real_lanes_and_epochs_alone(way, tmp_path):
         loud = jaxgd.sweep(lane, axes, epochs=60, history=5, **limits)
         quiet = jaxgd.sweep(lambda learning_rate: lane(learning_rate, False), axes, epochs=60, history=5, **limits)
         for name in quiet:
-            np.testing.assert_allclose(loud[name], quiet[name], rtol=1e-4, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(loud[name], quiet[name], rtol=1e-3, atol=1e-5, err_msg=name)
         assert len(seen) == (quiet["epochs"].values + 1).sum()
         seen.clear()
     jaxgd.sweep(lane, {"learning_rate": [0.1, 0.2]}, epochs=3, run=tmp_path / "run")

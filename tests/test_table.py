@@ -7,8 +7,8 @@ import pytest
 import xarray
 
 import jaxgd
-from jaxgd.outcome import CONVERGED, DESCENDING, DIVERGED, OSCILLATING, PENDING
-from jaxgd.table import best_lanes, epochs_missing, ranking, representative
+from jaxgd.outcome import ABSENT, CONVERGED, DESCENDING, DIVERGED, OSCILLATING, PENDING
+from jaxgd.table import best_lanes, epochs_missing, ranking, representative, typical
 
 
 def results(outcome, dims, final_cost=None, best_epoch=None, target_epoch=None, **coords):
@@ -63,7 +63,7 @@ def test_best_by_the_target_needs_most_seeds_to_meet_it():
     codes = [[CONVERGED, DESCENDING, DESCENDING], [CONVERGED, CONVERGED, DIVERGED], [DIVERGED, DIVERGED, CONVERGED]]
     epochs = [[1, np.nan, np.nan], [50, 60, 1], [1, 1, 1]]
     table = results(codes, ("rate", "seed"), [[0.0] * 3, [9.0] * 3, [0.0] * 3], target_epoch=epochs)
-    assert [place["rate"] for place in ranking(table.assign_attrs(target=1.0), "target_epoch", 3)] == [1, 0]
+    assert [place["rate"] for place in ranking(table.assign_attrs(target=1.0), "target_epoch", 3)] == [1, 0, 2]
     nowhere = table.assign(target_epoch=table["target_epoch"] * np.nan).assign_attrs(target=1.0)
     assert jaxgd.best(nowhere).rate == 0
 
@@ -86,19 +86,84 @@ def test_best_over_several_dimensions_and_over_none():
     assert jaxgd.best(results(CONVERGED, ())).final_cost == 1
 
 
-@pytest.mark.parametrize("code", [DIVERGED, PENDING])
-def test_there_is_no_best_of_none(code):
-    with pytest.raises(ValueError, match="there is no best setting: every lane diverged"):
-        jaxgd.best(results([code, code], ("rate",), np.nan))
+@pytest.mark.parametrize(
+    ("codes", "why"),
+    [
+        ([DIVERGED, DIVERGED], "every lane diverged"),
+        ([DIVERGED, PENDING], "every lane diverged"),
+        ([PENDING, PENDING], "no lane has run"),
+        ([DESCENDING, DIVERGED], "no lane has a finite final_cost"),
+    ],
+)
+def test_there_is_no_best_of_none(codes, why):
+    with pytest.raises(ValueError, match=f"there is no best setting: {why}$"):
+        jaxgd.best(results(codes, ("rate",), np.nan))
+
+
+def test_half_diverged_is_not_every_lane_diverged():
+    """First the settings that lost no seed; then by the share of seeds that are left, then by their median."""
+    good, gone = DESCENDING, DIVERGED
+    codes = [[good, gone, gone, gone], [good, gone, good, gone], [gone, good, gone, good], [gone] * 4]
+    costs = [[0.0] * 4, [1.0, 0.0, 3.0, 0.0], [0.0, 4.0, 0.0, 1.0], [0.0] * 4]
+    table = results(codes, ("rate", "seed"), costs)
+    for count, order in ((1, [1]), (2, [1, 2]), (9, [1, 2, 0])):
+        assert [place["rate"] for place in ranking(table, "final_cost", count)] == order
+    assert typical(table, "final_cost").values.tolist() == [0.0, 2.0, 2.5, np.inf]
+    answer = jaxgd.best_rates(table, "rate")
+    assert [float(answer[name]) for name in ("best", "score", "diverged")] == [1, 2, 0.5] and np.isnan(answer.edge)
+    most = results([*codes, [good, good, gone, good]], ("rate", "seed"), [*costs, [9.0, 8.0, 0.0, 7.0]])
+    every = results([*codes, [good, good, gone, good], [good] * 4], ("rate", "seed"), [*most["final_cost"], [10.0] * 4])
+    for by in ("final_cost", "target_epoch"):
+        assert [place["rate"] for place in ranking(most, by, 9)] == [4, 1, 2, 0]
+        assert [place["rate"] for place in ranking(every, by, 9)] == [5, 4, 1, 2, 0]
+    assert typical(every, "final_cost").values[4:].tolist() == [8.0, 10.0]  # of 7, 8 and 9
+    answer = jaxgd.best_rates(most, "rate")
+    assert [float(answer[name]) for name in ("best", "score", "diverged")] == [4, 8.0, 0.25]
+    answer = jaxgd.best_rates(every, "rate")
+    assert [float(answer[name]) for name in ("best", "score", "diverged", "low")] == [5, 10.0, 0.0, 5]
+
+
+def test_settings_rank_as_a_plain_sort_does():
+    """Against a sort in Python, over two kinds of replicates, by the cost and by the epoch of the target."""
+    rng = np.random.default_rng(1)
+    codes = np.where(rng.uniform(size=(40, 2, 3)) < 0.5, DIVERGED, CONVERGED)
+    costs = rng.integers(0, 3, codes.shape).astype(float)
+    epochs = np.where(rng.uniform(size=codes.shape) < 0.3, np.nan, rng.integers(1, 4, codes.shape))
+    table = results(codes, ("rate", "seed", "data_seed"), costs, target_epoch=epochs)
+
+    def merit(place, by):
+        left = codes[place] != DIVERGED
+        met = np.median(np.where(left & np.isfinite(epochs[place]), epochs[place], np.inf))
+        lost, cost = 1 - left.mean(), np.median(costs[place][left])
+        if by == "final_cost":
+            return lost, cost, place
+        return 0.0 if np.isfinite(met) else lost, met, cost, place
+
+    there = [place for place in range(40) if (codes[place] != DIVERGED).any()]
+    assert len({merit(place, "final_cost")[0] for place in there}) > 3
+    assert 0 < sum(np.isfinite(merit(place, "target_epoch")[1]) for place in there) < len(there)
+    for by in ("final_cost", "target_epoch"):
+        wanted = sorted(there, key=lambda place, by=by: merit(place, by))
+        for count in (1, 7, 40):
+            assert [place["rate"] for place in ranking(table, by, count)] == wanted[:count]
 
 
 # edges
 
 
+def test_next_to_a_trial_that_there_is_not_nothing_changes():
+    codes = [[CONVERGED, DIVERGED, ABSENT], [CONVERGED, CONVERGED, DIVERGED], [CONVERGED, ABSENT, ABSENT]]
+    edge = jaxgd.edges(results(codes, ("optimizer", "trial")), along="trial")
+    assert edge.changes.values.tolist() == [1, 1, 0]
+    np.testing.assert_array_equal(edge.stable, [0, 1, 0])
+    np.testing.assert_array_equal(edge.unstable, [1, 2, np.nan])
+
+
 def test_edges_of_one_boundary():
     codes = [DESCENDING, CONVERGED, CONVERGED, OSCILLATING, DIVERGED, DIVERGED]
     edge = jaxgd.edges(results(codes, ("rate",), rate=[0.1, 0.2, 0.5, 1.0, 1.5, 2.0]), along="rate")
-    assert {name: float(value) for name, value in edge.items()} == {
+    assert np.isnan(edge["surely_stable"])  # the table has no figures of updates
+    assert {name: float(value) for name, value in edge.drop_vars("surely_stable").items()} == {
         "low": 0.2,
         "high": 0.5,
         "stable": 1.0,

@@ -60,21 +60,22 @@ def check(
 ) -> None:
     """Say what a config would take, and do nothing.
 
-    How many lanes in which batches, how much memory and disk. Code that it names is imported, and so
-    carried out, only if you say so.
+    How many lanes in which batches, how much memory and disk. That there is the data and the code that it
+    names is checked in any case; code is imported, and so run, only if you say so.
     """
-    from jaxgd import budget
+    from jaxgd import budget, references
     from jaxgd import config as cfg
     from jaxgd import plan as plans
     from jaxgd import run as runs
     from jaxgd.ranges import visible
 
     if (code := cfg.code_named(read := cfg.read(config, set or ()))) and not import_:
-        budget.check_config(read)
+        folder = runs.source_of(config.resolve().parent)
+        references.check(read, str(config), folder)
         print(f"{visible(config)}: good, as far as can be told without the code that it names:")
         for key, reference in code.items():
-            print(f"  {key} = {visible(reference)}, from {visible(_origin(reference, config))}")
-        print("With --import it is imported, and so carried out, and checked too.")
+            print(f"  {key} = {visible(reference)}, from {visible(_origin(reference, folder))}")
+        print("With --import it is imported, and so run, and checked too.")
         return
     prepared = runs.prepared(config, set or ())
     plan = prepared.plan
@@ -214,8 +215,8 @@ def _others(pictures: list[Path]) -> str:
     return f"  (beside it: {', '.join(path.stem for path in pictures[1:])})" if pictures[1:] else ""
 
 
-def _origin(reference: str, config: Path) -> str:
+def _origin(reference: str, folder: Path) -> str:
     """Where the code of "module:name" is read from."""
     from jaxgd.names import file_of
 
-    return str(file_of(reference.partition(":")[0], config.resolve().parent) or "what is installed")
+    return str(file_of(reference.partition(":")[0], folder) or "what is installed")

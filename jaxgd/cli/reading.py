@@ -17,7 +17,8 @@ def best(
 ) -> None:
     """Show the best setting of a run.
 
-    The one with the lowest median over seeds, what diverged counting as worst; never the luckiest lane.
+    Of the settings of which the fewest seeds diverged, the one with the lowest median over the others;
+    never the luckiest lane.
     With a target, the one that meets it in the fewest epochs.
     Where learning rates vary, also how much the choice of one matters, and how far off the edge is.
     """
@@ -27,7 +28,7 @@ def best(
     from jaxgd import table as tables
     from jaxgd.ranges import visible
     from jaxgd.show.rates import rate_table, rate_words
-    from jaxgd.show.tables import setting, spread, vector
+    from jaxgd.show.tables import of_seeds, setting, spread, vector
 
     folder = runs.resolved(run)
     table = store.opened_table(folder).load()
@@ -44,7 +45,12 @@ def best(
         print(f"{name:19s} {spread(winner, name)}")
     for name in ("final_cost", "best_cost", "best_epoch", "epochs", "target_epoch", "gradient_norm"):
         values = winner[name].values
-        said = f"{values.item():.6g}" if values.ndim == 0 else f"median {_median(values):.6g} of {values.size}"
+        if values.ndim == 0:
+            said = f"{values.item():.6g}"
+        elif name in ("final_cost", "best_cost"):
+            said = f"median {float(tables.typical(winner, name)):.6g} {of_seeds(winner)}"
+        else:
+            said = f"median {_median(values):.6g} of {values.size}"
         print(f"{name:14s} {said}")
     kept = store.opened_best(folder)
     params = winner if kept is None else kept

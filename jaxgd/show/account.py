@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxgd.explain import Facts
+from jaxgd.show.ends import UNSETTLED, is_unsettled, near_words
 from jaxgd.show.style import figure_name
-from jaxgd.show.tables import setting, thousands
+from jaxgd.show.tables import lost_seeds, setting, thousands
+from jaxgd.table import typical
 
 if TYPE_CHECKING:
     import xarray
@@ -23,13 +25,13 @@ def heading(facts: Facts) -> list[str]:
 
 
 def sentences(facts: Facts) -> list[str]:
-    """What became of the lane and why; and what did better."""
+    """How the lane ended and why; and what did better."""
     why = _why(facts)
     return [f"{_WHAT[facts.outcome](facts)}{f': {why}' if why else ''}.", f"{_instead(facts)}."]
 
 
 def again(facts: Facts) -> list[str]:
-    """How to carry out this one lane: from the command line, and in Python."""
+    """How to run this one lane: from the command line, and in Python."""
     words = [f"--set {shlex.quote(one)}" for one in facts.settings]
     lane = {
         str(n): c.item() for n, c in facts.figures.coords.items() if c.ndim == 0 and str(n) in _asked(facts.figures)
@@ -48,23 +50,64 @@ def _asked(figures: "xarray.Dataset") -> set[str]:
     return {name for name in names if "trial" not in names or name in ("optimizer", "trial") or name in ("seed",)}
 
 
-# --- what became of it ---
+# --- how it ended ---
 
 
 def _converged(facts: Facts) -> str:
     lane = facts.figures
     met = float(lane["target_epoch"])
     when = f"met its target in epoch {met:.0f}" if np.isfinite(met) else f"lowest in epoch {_count(lane, 'best_epoch')}"
-    return f"It converged: {_fell(lane)}, {when}, {_crossed(facts)}"
+    start, final = float(lane["start_cost"]), float(lane["final_cost"])
+    higher = ", higher than where it started" * (final > start + 1e-3 * abs(start))
+    return f"It converged: {_fell(lane)}{higher}, {when}, {_crossed(facts)}{_limited_by_rounding(lane)}"
 
 
 def _trapped(facts: Facts) -> str:
     lane, minimum = facts.figures, facts.figures.attrs.get("minimum")
-    above = ""
-    if minimum is not None:
+    above = (near := near_words(lane)) and f", {near}"
+    if minimum is not None and not near:
         above = f", {float(lane['final_cost']) - minimum:.4g} above the lowest there is, {minimum:.6g}"
     cost = f"where the cost is {_figure(lane, 'final_cost')}{above}"
     return f"It was trapped: the slope has vanished in {_kind(facts)} at {_place(facts)}, {cost}, {_crossed(facts)}"
+
+
+def _stopped(facts: Facts) -> str:
+    """That it is at rest, and why, as far as that can be known."""
+    lane = facts.figures
+    if not lane["start_gradient_norm"] > 0:
+        return f"It never moved: its gradient is zero at the start, {_place(facts)}, {_curvature(facts)}"
+    cost, slope = _figure(lane, "final_cost"), _figure(lane, "gradient_norm")
+    at = (
+        f"It stopped: nothing moves any more at {_place(facts)}, where the cost is {cost} and its gradient norm {slope}"
+    )
+    zero = "its optimizer's update is zero: a projection, weight decay, a frozen param, or a schedule that has ended"
+    if facts.rate is None:
+        return f"{at}; either {zero}; or the update is below the rounding of the params"
+    steps = facts.rate, facts.rate * float(lane["gradient_norm"])
+    if max(steps if facts.rule is None else steps[1:]) > float(lane["rounding"]):
+        return f"{at}; {zero}"
+    rounding = f"below the rounding of the params, {_figure(lane, 'rounding')}"
+    return f"{at}; rate × gradient norm is {facts.rate:.4g} × {slope} = {steps[1]:.4g}, {rounding}"
+
+
+def _curvature(facts: Facts) -> str:
+    """What the Hessian says of a point whose gradient is zero."""
+    lowest, scale = facts.course.lowest_curvature, _FLAT * max(1.0, abs(float(facts.course.sharpness[0])))
+    if np.isnan(lowest):
+        return "and nothing leads it away"
+    if lowest < -scale:
+        return f"where the Hessian has a negative eigenvalue, {lowest:.4g}: from beside this point it would fall"
+    return "where the Hessian has no negative eigenvalue"
+
+
+def _limited_by_rounding(lane: "xarray.Dataset") -> str:
+    """That params can't come nearer, where that is what ends the descent."""
+    eps = float(np.finfo(lane["final_cost"].dtype).eps)
+    left, all_of_it = float(lane["gradient_norm"]), float(lane["start_gradient_norm"])
+    if "rounding" not in lane or np.isfinite(lane["target_epoch"]) or not left > eps**0.75 * all_of_it:
+        return ""
+    rounding = f"the rounding of its params, {_figure(lane, 'rounding')}"
+    return f"; {rounding}, lets it come no nearer (gradient norm {left:.4g})"
 
 
 def _oscillating(facts: Facts) -> str:
@@ -87,6 +130,8 @@ def _descending(facts: Facts) -> str:
 def _diverged(facts: Facts) -> str:
     lane = facts.figures
     if not np.isfinite(lane["diverged_epoch"]):
+        if not lane["gradient_norm"] > lane["start_gradient_norm"]:
+            return _rose(lane)
         grew = f"from {_figure(lane, 'start_gradient_norm')} to {_figure(lane, 'gradient_norm')}"
         return f"It diverged: its gradient norm grew {grew} in {_count(lane, 'epochs')} epochs, {_crossed(facts)}"
     epoch, ceiling = _count(lane, "diverged_epoch"), lane.attrs.get("ceiling", np.inf)
@@ -105,8 +150,15 @@ def _diverged(facts: Facts) -> str:
     return f"It diverged: in epoch {epoch} its cost {end}, {came}, {_crossed(facts)}"
 
 
+def _rose(lane: "xarray.Dataset") -> str:
+    """Diverged by its cost alone."""
+    rose = f"its cost rose from {_figure(lane, 'start_cost')} to {_figure(lane, 'final_cost')}"
+    known = UNSETTLED if is_unsettled(lane) else "no number has left the finite ones yet"
+    return f"It counts as diverged: {rose} in {_count(lane, 'epochs')} epochs, the last without a new low; {known}"
+
+
 def _pending(facts: Facts) -> str:
-    return "It has not been carried out"
+    return "It has not been run"
 
 
 def _fell(lane: "xarray.Dataset") -> str:
@@ -119,6 +171,7 @@ _WHAT = {
     "oscillating": _oscillating,
     "descending": _descending,
     "diverged": _diverged,
+    "stopped": _stopped,
     "pending": _pending,
 }
 
@@ -151,7 +204,7 @@ def _place(facts: Facts) -> str:
 def _why(facts: Facts) -> str:
     """Rate × sharpness, and what it means; empty where nothing can be said."""
     curve, where = _curve(facts)
-    if facts.outcome == "pending" or np.isnan(curve):
+    if facts.outcome in ("pending", "stopped") or np.isnan(curve):
         return ""
     if facts.rule is None:
         return _without_rule(facts)
@@ -220,16 +273,41 @@ def _along_the_way(facts: Facts) -> str:
         seen = f"the sharpness was {facts.course.sharpness[first]:.4g} and the product {products[first]:.4g}"
         return f"but {when} {seen}, beyond it"
     most = products[np.isfinite(products)].max()
-    return f"and on its way it was no more than {most:.4g}, so that it is the shape of the cost that leads it away"
+    return f"and on its way it was no more than {most:.4g}, so that this limit does not explain it"
 
 
 def _without_rule(facts: Facts) -> str:
-    seen = facts.course.sharpness[np.isfinite(facts.course.sharpness)]
+    if facts.adaptive is not None and np.isfinite(facts.adaptive.limits).any():
+        return _with_preconditioner(facts)
+    span = _span(facts.course.sharpness)
     whose = facts.optimizer or "this optimizer"
-    span = f"{seen.min():.4g}"
-    span += "" if np.isclose(seen.min(), seen.max(), rtol=1e-3) else f" … {seen.max():.4g}"
     rate = "" if facts.rate is None else f" at a rate of {facts.rate:.4g}"
     return f"the sharpness on its way was {span}{rate}, and for {whose} theory knows no limit to compare it with"
+
+
+def _with_preconditioner(facts: Facts) -> str:
+    """The rate of an optimizer that preconditions, against what its own state allowed: at last, and along the way."""
+    looks = np.isfinite(facts.adaptive.limits)
+    curves, limits = facts.course.preconditioned[looks], facts.adaptive.limits[looks]
+    beyond = np.flatnonzero(facts.rate > limits)
+    side = "above" if facts.rate > limits[-1] else "not above"
+    where = "at its last params" if looks[-1] else "at the last params where it is finite"
+    said = (
+        f"{where} the sharpness, preconditioned by its own state, is {curves[-1]:.4g}, for which theory allows rates "
+    )
+    said += f"up to {facts.adaptive.formula} = {limits[-1]:.4g}, and its rate of {facts.rate:.4g} is {side} that; "
+    said += f"along its way the limit was {_span(limits)}, and the rate "
+    if not beyond.size:
+        return said + "never above it"
+    return (
+        said
+        + f"above it in {beyond.size} of {limits.size} looks, first in epoch {facts.course.epoch[looks][beyond[0]]}"
+    )
+
+
+def _span(values: np.ndarray) -> str:
+    seen = values[np.isfinite(values)]
+    return f"{seen.min():.4g}" + ("" if np.isclose(seen.min(), seen.max(), rtol=1e-3) else f" … {seen.max():.4g}")
 
 
 # --- what did better ---
@@ -268,9 +346,12 @@ def _stable_rates(facts: Facts) -> str:
 
 def _end(lane: "xarray.Dataset") -> str:
     """How another setting ended; of several seeds, the median."""
-    cost, met, epoch = (float(lane[name].median()) for name in ("final_cost", "target_epoch", "best_epoch"))
-    when = f"lowest in epoch {epoch:.0f}" if np.isnan(met) else f"having met the target in epoch {met:.0f}"
-    return f"which ended at {cost:.6g}, {when}"
+    cost, met = (float(typical(lane, name)) for name in ("final_cost", "target_epoch"))
+    when = f"lowest in epoch {float(lane['best_epoch'].median()):.0f}"
+    if np.isfinite(met):
+        when = f"having met the target in epoch {met:.0f}"
+    lost = lost_seeds(lane)
+    return f"which ended at {cost:.6g}, {when}{f', with {lost}' * bool(lost)}"
 
 
 def _differences(lane: "xarray.Dataset", other: "xarray.Dataset") -> str:

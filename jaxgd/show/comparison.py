@@ -15,7 +15,7 @@ from jaxgd import compare
 from jaxgd.compare import Contender
 from jaxgd.show.scales import WIDE
 from jaxgd.show.style import DASHES, LINES, RC, figure_name
-from jaxgd.show.tables import setting
+from jaxgd.show.tables import lost_seeds, setting
 
 if TYPE_CHECKING:
     import xarray
@@ -70,7 +70,9 @@ def _cells(contenders: list[Contender], by: str, factor: float) -> list[list[str
     rows = []
     for contender in contenders:
         scored = [_spread(contender.figures[name]) if name in contender.figures else "none" for name in figures]
-        at = "\n".join(setting(contender.setting).split(", ")) if contender.setting is not None else ""
+        at = ""
+        if contender.setting is not None:
+            at = "\n".join([*setting(contender.setting).split(", "), *filter(None, [lost_seeds(contender.setting)])])
         ranges = {one.name: _range(one) for one in contender.ranges}
         within = "\n".join(ranges.get(line.split(" = ")[0], "") for line in at.split("\n"))
         rows.append([contender.name or "the only one", *scored, at, within, f"{100 * contender.diverged:.0f} %"])

@@ -8,7 +8,7 @@ from rich.table import Table
 from jaxgd.learning_rate import best_rates
 from jaxgd.outcome import has_run
 from jaxgd.show.style import figure_name
-from jaxgd.table import REPLICATES, merits
+from jaxgd.table import REPLICATES, typical
 
 if TYPE_CHECKING:
     import xarray
@@ -45,7 +45,7 @@ def rate_words(table: "xarray.Dataset", select: str, factor: float = 2.0) -> lis
 
 def _by(table: "xarray.Dataset", select: str) -> str:
     """The figure that rates are compared by: how soon they meet the target, if any setting does, else final cost."""
-    met = select != "target_epoch" or np.isfinite(merits(table, select)[0]).any()
+    met = select != "target_epoch" or np.isfinite(typical(table, select)).any()
     return select if met else "final_cost"
 
 
@@ -70,9 +70,9 @@ def rate_table(table: "xarray.Dataset", select: str, factor: float = 2.0) -> Tab
             said.add_row(*labels, "none", "", "", "", "")
             continue
         best = f"{figures['best']:.4g}" + ("" if row["ties"] < 2 else f" (of {int(row['ties'])})")
-        edge = (
-            ("none", "") if np.isnan(figures["edge"]) else (f"{figures['edge']:.4g}", f"{figures['below_edge']:#.3g}")
-        )
+        edge = (f"{figures['edge']:.4g}", f"{figures['below_edge']:#.3g}")
+        if np.isnan(figures["edge"]):
+            edge = ("none" if row["diverged"] == 0 else f"{100 * float(row['diverged']):.3g} % diverge", "")
         said.add_row(*labels, best, f"{figures['score']:.4g}", f"{figures['low']:.3g} … {figures['high']:.3g}", *edge)
     return said
 
@@ -90,6 +90,8 @@ def _one(table: "xarray.Dataset", along: str, answer: "xarray.Dataset", factor: 
     values = table[along].values
     if best in (np.nanmin(values), np.nanmax(values)):
         lines.append("the best is the end of the range: widen it")
+    if answer["diverged"] > 0:
+        return [*lines, f"at the best, {100 * float(answer['diverged']):.3g} % of the seeds diverged"]
     if np.isnan(edge):
         return [*lines, "none above the best diverges"]
     ratio = float(answer["below_edge"])
@@ -107,6 +109,8 @@ def _many(answer: "xarray.Dataset", factor: float) -> list[str]:
         lines.append(f"within a factor of {factor:g} a span of {_spread(span)}")
     if np.isfinite(answer["below_edge"]).any():
         lines.append(f"stable up to {_spread(answer['below_edge'])} times the best")
+    if (some := answer["diverged"].values > 0).any():
+        lines.append(f"at the best, seeds diverged for {np.count_nonzero(some)} of {there.size}")
     if not there.all():
         lines.append(f"none works for {np.count_nonzero(~there)} of {there.size}")
     return lines

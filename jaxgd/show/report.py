@@ -20,8 +20,8 @@ from jaxgd.outcome import OUTCOMES
 from jaxgd.show import words
 from jaxgd.show.excerpt import MOST_LANES, excerpt
 from jaxgd.show.style import COLOURS, DARK, LINES, MEANINGS
-from jaxgd.show.tables import tally, thousands, vector
-from jaxgd.table import best, ranking, selected_by
+from jaxgd.show.tables import lost_seeds, tally, thousands, vector
+from jaxgd.table import best, ranking, selected_by, typical
 
 if TYPE_CHECKING:
     import xarray
@@ -228,7 +228,7 @@ def _row(
             text = words.figure(number) if plain else str(number) if values.ndim == 0 else vector(values)
             cells.append({"text": text, "sort": repr(float(number)) if plain and np.isfinite(number) else text})
         else:
-            median = float(np.median(values))
+            median = float(typical(lane, name) if name.endswith(("_cost", "accuracy")) else np.median(values))
             cells.append({"text": words.figure(median), "sort": repr(median)})
     where = [axis["index"].index(place.get(axis["name"], axis["index"][0])) for axis in axes]
     return {"cells": cells, "place": where}
@@ -239,9 +239,10 @@ def _best(table: "xarray.Dataset", select: str) -> dict[str, str]:
         lane = best(table, select)
     except ValueError:
         return {"setting": "none", "cost": "", "epoch": ""}
+    lost = lost_seeds(lane)
     return {
-        "setting": words.setting(lane),
-        "cost": words.figure(lane["final_cost"].median()),
+        "setting": words.setting(lane) + f" ({lost})" * bool(lost),
+        "cost": words.figure(typical(lane, "final_cost")),
         "epoch": words.figure(lane["best_epoch"].median()),
     }
 

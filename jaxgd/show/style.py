@@ -13,6 +13,7 @@ COLOURS = {
     "oscillating": "#8f4a86",
     "descending": "#8fcaee",
     "diverged": "#6e1f00",
+    "stopped": "#0f0f14",
 }
 DARK = {  # the same on a dark page, where browns and violets would drown
     "pending": "#3a3d44",
@@ -21,8 +22,17 @@ DARK = {  # the same on a dark page, where browns and violets would drown
     "oscillating": "#c07fb8",
     "descending": "#8fcaee",
     "diverged": "#b5491a",
+    "stopped": "#f4f4f4",
 }
-MARKS = {"pending": ".", "converged": "o", "trapped": "s", "oscillating": "D", "descending": "v", "diverged": "x"}
+MARKS = {
+    "pending": ".",
+    "converged": "o",
+    "trapped": "s",
+    "oscillating": "D",
+    "descending": "v",
+    "diverged": "x",
+    "stopped": "P",
+}
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 NOWHERE = "#f2f2f2"  # on a map, where there is nothing to say
@@ -30,10 +40,11 @@ NOWHERE = "#f2f2f2"  # on a map, where there is nothing to say
 MEANINGS = {
     "pending": "not run yet",
     "converged": "met the target or the minimum",
-    "trapped": "stands still above the minimum",
+    "trapped": "at rest above the minimum",
     "oscillating": "crosses the valley and gets no lower",
     "descending": "still on its way when the epochs ended",
-    "diverged": "ran away",
+    "diverged": "left the finite numbers, or grows without a new low",
+    "stopped": "at rest where the gradient does not vanish, or never moved",
 }
 
 RC = {

@@ -8,11 +8,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from jaxgd.outcome import CONVERGED, OUTCOMES, has_run
+from jaxgd.compare import figure_of
+from jaxgd.outcome import CONVERGED, DIVERGED, OUTCOMES, PENDING, has_run
 from jaxgd.ranges import visible
+from jaxgd.show.ends import UNSETTLED, below_words, is_unsettled, near_words
 from jaxgd.show.rates import rate_words
 from jaxgd.show.style import COLOURS, MEANINGS
-from jaxgd.table import METRICS, REPLICATES, best, by_name, edges, epochs_missing, merits, tried
+from jaxgd.table import METRICS, REPLICATES, best, by_name, edges, epochs_missing, merits, scores, tried, typical
 
 if TYPE_CHECKING:
     import xarray
@@ -37,6 +39,7 @@ def epoch_lines(paths: "xarray.Dataset") -> Iterator[str]:
 def closing(table: "xarray.Dataset", select: str) -> Group:
     """How many lanes met which end, the best setting, where convergence ends along each axis, what is missing."""
     rows = by_name(table)
+    some = [*rows.items()][:_MOST_NAMES]
     lines = Table.grid(padding=(0, 2, 0, 0))
     for column in range(3 if len(rows) > 1 else 2):
         lines.add_column(no_wrap=column == 0, overflow="fold")
@@ -45,6 +48,9 @@ def closing(table: "xarray.Dataset", select: str) -> Group:
         ("rates", _rates(rows, select)),
         ("edge", _edges(rows)),
         ("missing", _missing(rows)),
+        ("below", [(name, below) for name, part in some if (below := below_words(part))]),
+        ("near", [(name, f"trapped {near}") for name, part in some if (near := near_words(part))]),
+        ("unsure", [(name, _unsettled(count)) for name, part in some if (count := is_unsettled(part).sum())]),
         ("start", _begun_nowhere(rows)),
     ):
         for i, (name, text) in enumerate(entries):
@@ -78,11 +84,10 @@ def names(rows: Iterable[tuple[str, str]], *headings: str) -> Table:
 
 def spread(lane: "xarray.Dataset", name: str) -> str:
     """A figure of a setting: its median over seeds, and from where to where it goes."""
-    values = lane[name].values[np.isfinite(lane[name].values)]
-    if not values.size:
+    figure = figure_of(lane, name)
+    if not np.isfinite(figure.median):
         return "none"
-    low, high = values.min(), values.max()
-    return f"{np.median(values):.4g}" + (f" ({low:.4g} … {high:.4g})" if high > low else "")
+    return f"{figure.median:.4g}" + (f" ({figure.low:.4g} … {figure.high:.4g})" if figure.high > figure.low else "")
 
 
 def number(value: Any) -> str:
@@ -147,7 +152,7 @@ def _bests(rows: dict[str, "xarray.Dataset"], select: str) -> list[tuple[str, st
         try:
             lane = best(table, select)
         except ValueError as error:
-            found.append(([np.inf], name, f"none: {str(error).removeprefix('there is no best setting: ')}"))
+            found.append(([1.0], name, f"none: {str(error).removeprefix('there is no best setting: ')}"))
         else:
             found.append(([*map(float, merits(lane, select))], name, _best_text(lane, select)))
     found.sort(key=lambda row: row[0])
@@ -162,12 +167,11 @@ def _best_text(lane: "xarray.Dataset", select: str) -> str:
         said = [f"{name.replace('_', ' ')} {spread(lane, name)}" for name in figures]
         over = f"over {lane['outcome'].size} {'s and '.join(map(str, replicates))}s: " if replicates else ""
         return f"{setting(lane)}\n{over}{', '.join(said)}"
-    cost = f"final cost {float(lane['final_cost'].median()):.6g}"
-    of = f"of {lane['outcome'].size} {'s and '.join(map(str, replicates))}s"
+    cost = f"final cost {float(typical(lane, 'final_cost')):.6g}"
     if select == "target_epoch":
-        cost = f"{met_words(lane)}, {cost}{f' (medians {of})' * bool(replicates)}"
+        cost = f"{met_words(lane)}, {cost}{f' (medians {of_seeds(lane)})' * bool(replicates)}"
     elif replicates:
-        cost = f"median {cost} {of}"
+        cost = f"median {cost} {of_seeds(lane)}"
     else:
         cost += f", lowest in epoch {int(lane['best_epoch'])} of {int(lane['epochs'])}"
     said = setting(lane)
@@ -175,9 +179,29 @@ def _best_text(lane: "xarray.Dataset", select: str) -> str:
 
 
 def met_words(lane: "xarray.Dataset") -> str:
-    """How soon a setting met the target, in the median over its seeds."""
-    epochs = float(merits(lane, "target_epoch")[0])
-    return f"target met in epoch {epochs:.6g}" if np.isfinite(epochs) else "target not met"
+    """How soon a setting met the target, in the median over its seeds; or how many of these did."""
+    epochs, met = float(typical(lane, "target_epoch")), int(np.isfinite(scores(lane, "target_epoch")).sum())
+    if np.isfinite(epochs):
+        return f"target met in epoch {epochs:.6g}"
+    return f"target met by {met} of {lane['outcome'].size} seeds" if met else "target not met"
+
+
+def of_seeds(lane: "xarray.Dataset") -> str:
+    """Over which seeds of a setting `typical` takes its median, and what became of those that it leaves out."""
+    finite = int(np.isfinite(scores(lane, "final_cost")).sum())
+    lost = lost_seeds(lane)
+    return f"of {finite} {_seeds(lane, finite)}" + f", with {lost}" * bool(lost)
+
+
+def lost_seeds(lane: "xarray.Dataset") -> str:
+    """How many seeds of a setting diverged, or have not run; empty if none."""
+    codes, seeds = lane["outcome"].values, _seeds(lane, 2)
+    lost = {"diverged": np.count_nonzero(codes == DIVERGED), "not run yet": np.count_nonzero(codes == PENDING)}
+    return " and ".join(f"{count} of {codes.size} {seeds} {what}" for what, count in lost.items() if count and seeds)
+
+
+def _seeds(lane: "xarray.Dataset", count: int) -> str:
+    return " and ".join(f"{name}{'s' * (count != 1)}" for name in map(str, lane["outcome"].dims))
 
 
 def _rates(rows: dict[str, "xarray.Dataset"], select: str) -> list[tuple[str, str]]:
@@ -215,6 +239,8 @@ def edge_words(table: "xarray.Dataset", along: str) -> list[str]:
     unstable, gone = edge["unstable"].values, np.isnan(edge["stable"].values) & np.isfinite(edge["unstable"].values)
     if (begins := np.isfinite(unstable) & ~gone).any():
         said.append(f"diverges from {_span(unstable[begins].min(), unstable[begins].max())} on")
+        if begins.ndim == 0 and np.isfinite(edge["surely_stable"]) and int(edge["changes"]) == 1:
+            said[-1] += f" (the boundary is above {float(edge['surely_stable']):.4g})"
     if gone.any():
         where = f" for {thousands(gone.sum())} of {thousands(gone.size)} {' × '.join(edge.dims)}" if edge.dims else ""
         said.append(f"diverges at every value{where}")
@@ -224,14 +250,23 @@ def edge_words(table: "xarray.Dataset", along: str) -> list[str]:
 def _limit_words(table: "xarray.Dataset", along: str) -> list[str]:
     """Up to which rate theory calls the rule stable, where it knows."""
     limit = table.get("known_limit")
-    if limit is None or limit.attrs["along"] != along or not np.isfinite(limit).any():
+    if limit is None or limit.attrs["along"] != along:
         return []
+    if not np.isfinite(limit).any():
+        return [f"known limit {formula}", _OF_EACH_LANE] if (formula := table["limit_formula"].item()) else []
     said = [np.unique(values[np.isfinite(values)])[[0, -1]] for values in (limit.values, table["sharpness"].values)]
     return [f"known limit {table['limit_formula'].item()} = {_span(*said[0])}", f"at sharpness λ = {_span(*said[1])}"]
 
 
+_OF_EACH_LANE = "λ preconditioned by the optimizer's state, so each lane has its own: jaxgd explain gives it"
+
+
 def _span(low: Any, high: Any) -> str:
     return f"{low:.6g}" + (f" … {high:.6g}" if high > low else "")
+
+
+def _unsettled(count: int) -> str:
+    return f"{thousands(count)} counted as diverged for a cost that rose over a few epochs: {UNSETTLED}"
 
 
 def _begun_nowhere(rows: dict[str, "xarray.Dataset"]) -> list[tuple[str, str]]:

@@ -9,10 +9,11 @@ from jaxgd import config as cfg
 from jaxgd.config import Config
 from jaxgd.outcome import ABSENT, OUTCOMES, has_run
 from jaxgd.ranges import Axis, shown
+from jaxgd.show.ends import UNSETTLED, below_words, is_unsettled, near_misses, near_words
 from jaxgd.show.style import MEANINGS
-from jaxgd.show.tables import by_name, edge_words, is_axis, met_words, setting, tally, thousands, varies_start
+from jaxgd.show.tables import by_name, edge_words, is_axis, met_words, of_seeds, setting, tally, thousands, varies_start
 from jaxgd.surfaces import SURFACES
-from jaxgd.table import best, epochs_missing, merits, tried
+from jaxgd.table import best, epochs_missing, merits, tried, typical
 
 if TYPE_CHECKING:
     import xarray
@@ -185,12 +186,21 @@ def _single(lane: "xarray.Dataset") -> str:
     start, final = float(lane["start_cost"]), float(lane["final_cost"])
     after = f"after {_counted(epochs, 'epoch')}"
     if not np.isfinite(start):
-        return "The ball never rolled: its cost is not a number where it starts, which counts as diverged."
+        return "The ball never moved: its cost is not a number where it starts, which counts as diverged."
+    if is_unsettled(lane):
+        rose = f"the cost rose from {_number(start)} to {_number(final)}"
+        return f"{after.capitalize()} the ball counts as diverged: {rose}; {UNSETTLED}."
     if end == "diverged":
         return f"The ball ran away: it started at a cost of {_number(start)} and diverged {after}."
     if end == "converged":
         return f"The ball converged {after}: the cost went from {_number(start)} to {_number(final)}."
-    verb = {"trapped": "stands still above the minimum", "oscillating": "still swings across the valley"}
+    verb = {
+        "trapped": "is at rest above the minimum",
+        "oscillating": "still swings across the valley",
+        "stopped": "is at rest, though the gradient there is not zero",
+    }
+    if end == "stopped" and float(lane["start_gradient_norm"]) == 0:
+        return f"The ball never moved: the gradient is zero where it starts, at a cost of {_number(start)}."
     said = verb.get(end, "is still on its way")
     return f"{after.capitalize()} the ball {said}: the cost went from {_number(start)} to {_number(final)}."
 
@@ -205,7 +215,7 @@ def _shares(codes: np.ndarray) -> str:
 
 
 def _be(name: str, count: int) -> str:
-    if name in ("converged", "diverged"):
+    if name in ("converged", "diverged", "stopped"):
         return name
     return f"{'was' if count == 1 else 'were'} {'still ' * (name == 'descending')}{name}"
 
@@ -216,11 +226,11 @@ def _bests(table: "xarray.Dataset", select: str) -> list[str]:
     except ValueError as error:
         return [f"T{str(error)[1:]}."]
     replicates = [str(d) for d in lane["outcome"].dims]
-    cost = f"a final cost of {_number(lane['final_cost'].median())}"
+    cost = f"a final cost of {_number(typical(lane, 'final_cost'))}"
     if select == "target_epoch":
         cost = f"the {met_words(lane)} and {cost}"
     if replicates:
-        cost += f" in the median over its {lane['outcome'].size} {' and '.join(replicates)}s"
+        cost += f", the median {of_seeds(lane)}"
     elif select != "target_epoch":
         cost += f", lowest in epoch {thousands(lane['best_epoch'])}"
     end = "soonest" if select == "target_epoch" else "lowest"
@@ -238,14 +248,15 @@ def _winners(rows: dict[str, "xarray.Dataset"], select: str) -> str:
         try:
             lane = best(table, select)
         except ValueError:
-            found.append(([np.inf], f"{name} none"))
+            found.append(([1.0], f"{name} none"))
         else:
             words = setting(lane)
             at = "" if words == "the only one" else f" at {words}"
-            cost, merit = _number(lane["final_cost"].median()), [*map(float, merits(lane, select))]
+            cost = _number(typical(lane, "final_cost"))
             if select == "target_epoch":
-                cost = f"{merit[0]:.6g}" if np.isfinite(merit[0]) else f"not met, final cost {cost},"
-            found.append((merit, f"{name} {cost}{at}"))
+                soonest = float(typical(lane, select))
+                cost = f"{soonest:.6g}" if np.isfinite(soonest) else f"not met, final cost {cost},"
+            found.append(([*map(float, merits(lane, select))], f"{name} {cost}{at}"))
     found.sort(key=lambda one: one[0])
     what = "fewest epochs to the target" if select == "target_epoch" else "lowest final cost"
     return f"The {what} of each: {'; '.join(text for _, text in found)}."
@@ -274,6 +285,14 @@ def _oddities(table: "xarray.Dataset", ran: np.ndarray) -> list[str]:
     still = ran & (table["start_gradient_norm"].values == 0)
     if ran.any() and still[ran].all():
         said.append("The gradient is zero wherever it started: there is no slope to follow.")
+    if below := below_words(table):
+        said.append(f"{below[:1].upper()}{below[1:]}.")
+    if near := near_words(table):
+        count = near_misses(table).size
+        said.append(f"{_counted(count, 'trapped lane')} end{'s' * (count == 1)} {near}.")
+    if table["outcome"].size > 1 and (count := int(is_unsettled(table).sum())):
+        rose = f"{'counts' if count == 1 else 'count'} as diverged for a cost that rose over a few epochs"
+        said.append(f"{_counted(count, 'lane')} {rose}: {UNSETTLED}.")
     return said
 
 

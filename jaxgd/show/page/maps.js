@@ -1,6 +1,6 @@
 // Every lane at once: maps over two axes, or final cost over one; a click chooses a lane.
 
-const SYMBOLS = { pending: "circle-open", converged: "circle", trapped: "square", oscillating: "diamond", descending: "triangle-down", diverged: "x" };
+const SYMBOLS = { pending: "circle-open", converged: "circle", trapped: "square", oscillating: "diamond", descending: "triangle-down", diverged: "x", stopped: "cross" };
 
 class Maps {
   constructor(section, grid, choose) {
